@@ -1,0 +1,52 @@
+"""pyode: neural ODEs and their gradients, by any adjoint method, on one of two engines.
+
+Here is the list of names; what they do lives in private modules, and nothing is defined here.
+"""
+
+from ._adjoints import Adjoint as Adjoint
+from ._adjoints import Backsolve as Backsolve
+from ._adjoints import Discrete as Discrete
+from ._adjoints import Forward as Forward
+from ._adjoints import Gauss as Gauss
+from ._adjoints import Interpolating as Interpolating
+from ._adjoints import Quadrature as Quadrature
+from ._api import plan as plan
+from ._api import solve as solve
+from ._engine import Engine as Engine
+from ._engine import Plan as Plan
+from ._errors import BackwardError as BackwardError
+from ._errors import DriftWarning as DriftWarning
+from ._errors import GradientUnavailable as GradientUnavailable
+from ._errors import InputError as InputError
+from ._errors import InputTypeError as InputTypeError
+from ._errors import MaxStepsError as MaxStepsError
+from ._errors import MissingGradientError as MissingGradientError
+from ._errors import NonFiniteError as NonFiniteError
+from ._errors import Outcome as Outcome
+from ._errors import PyodeError as PyodeError
+from ._errors import ReverseUnstableError as ReverseUnstableError
+from ._errors import RHSError as RHSError
+from ._errors import SolveError as SolveError
+from ._errors import SolveTimeout as SolveTimeout
+from ._errors import StepUnderflowError as StepUnderflowError
+from ._errors import ToleranceWarning as ToleranceWarning
+from ._solution import Solution as Solution
+from ._solvers import PID as PID
+from ._solvers import RK4 as RK4
+from ._solvers import RK38 as RK38
+from ._solvers import Bosh3 as Bosh3
+from ._solvers import Dopri5 as Dopri5
+from ._solvers import Dopri8 as Dopri8
+from ._solvers import Euler as Euler
+from ._solvers import Fehlberg2 as Fehlberg2
+from ._solvers import Heun as Heun
+from ._solvers import Heun3 as Heun3
+from ._solvers import HeunEuler as HeunEuler
+from ._solvers import Kvaerno5 as Kvaerno5
+from ._solvers import Midpoint as Midpoint
+from ._solvers import Solver as Solver
+from ._solvers import Tsit5 as Tsit5
+from ._stats import Stats as Stats
+from ._torch.engine import Torch as Torch
+
+__version__ = "0.1.0"

@@ -1,0 +1,259 @@
+"""solve and plan: check everything, choose the engine, run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._adjoints import Adjoint, Discrete
+from ._autograd import run
+from ._engine import Engine, Plan, Result
+from ._errors import (
+    GradientUnavailable,
+    InputError,
+    InputTypeError,
+    Outcome,
+    SolveError,
+    ToleranceWarning,
+    choose,
+)
+from ._field import Field, check_params
+from ._params import find_params, reached, watermark
+from ._solution import Solution
+from ._solvers import AdaptiveSolver, Solver, Tsit5
+from ._state import Layout, Times, check_times, layout_of
+from ._stats import Limits
+from ._torch.engine import Torch
+
+ENGINES: dict[str, Callable[[], Engine]] = {"torch": Torch}
+MAX_STEPS = 16_384
+
+
+def solve(
+    f: Callable[..., Any],
+    y0: Any,
+    ts: Any,
+    *,
+    solver: Solver = Tsit5(),
+    adjoint: Adjoint = Discrete(),
+    engine: str | Engine = "torch",
+    params: Sequence[Tensor] | None = None,
+    batch: str = "joint",
+    tstops: Iterable[float] = (),
+    jumps: Iterable[float] = (),
+    max_steps: int = MAX_STEPS,
+    timeout: float | None = None,
+    throw: bool = True,
+    progress: bool = False,
+) -> Solution:
+    """Integrate dy/dt = f(t, y) from y0 and give its gradient by any adjoint method.
+
+    Args:
+        f: `f(t, y) -> dy/dt`, a function or `nn.Module`; `t` is a 0-d tensor of y's real dtype.
+        y0: state at `ts[0]`: a tensor, or a tuple, list or dict of tensors, float32, float64,
+            complex64 or complex128, on one device.
+        ts: `[m]`, strictly increasing or decreasing; `(t0, t1)` gives both ends.
+        solver: method with its tolerances.
+        adjoint: how the gradient is computed.
+        engine: "torch", or an engine object.
+        params: tensors f depends on whose gradient is wanted; None: all that require grad and that
+            f can reach (module parameters, closures, attributes, globals it names).
+        batch: "joint": one step size for the whole state. "independent": the first dimension is a
+            batch, every sample controls its own steps, and f gets `t` of shape `[B, 1, ...]`.
+        tstops: times at which a step must end.
+        jumps: times at which f jumps: steps end there and f is evaluated on both sides.
+        max_steps: most steps, accepted and rejected, in each direction.
+        timeout: seconds, in each direction.
+        throw: raise on failure; with False, a `Solution` with its `result` and NaN rows.
+        progress: show a bar.
+
+    Returns:
+        `Solution`; `sol.ys` is `[m, *y0.shape]` and differentiable in y0, ts and f's parameters.
+
+    Raises:
+        InputError: an argument is unusable.
+        RHSError: f's result is no derivative of y.
+        GradientUnavailable: the engine cannot give this gradient.
+        SolveError: the solve failed: `MaxStepsError`, `StepUnderflowError`, `NonFiniteError` or
+            `SolveTimeout`; what was computed is in `err.solution`.
+
+    Cost: as the solver and adjoint say. The gradient's backward pass runs in `backward()`.
+    """
+    plan, flat, times = _plan(
+        f,
+        y0,
+        ts,
+        solver,
+        adjoint,
+        engine,
+        params,
+        batch,
+        tstops,
+        jumps,
+        max_steps,
+        timeout,
+        progress,
+    )
+    try:
+        ys, result = run(plan, flat, times.tensor)
+    except SolveError as err:
+        partial = err.__dict__.pop("partial", None)
+        if partial is None:
+            raise
+        err.solution = _solution(plan, times, partial.ys, partial, y0)
+        if throw:
+            raise
+        return err.solution
+    return _solution(plan, times, ys, result, y0)
+
+
+def plan(f: Callable[..., Any], y0: Any, ts: Any, **options: Any) -> Plan:
+    """What `solve` with the same arguments would store, before it runs (one evaluation of f).
+
+    Returns:
+        `Plan`; its repr says bytes held and forward solves recomputed.
+    """
+    unknown = set(options) - set(_DEFAULTS)
+    if unknown:
+        raise choose("argument of plan", sorted(unknown)[0], _DEFAULTS)
+    return _plan(f, y0, ts, *({**_DEFAULTS, **options}.values()))[0]
+
+
+_DEFAULTS: dict[str, Any] = {
+    "solver": Tsit5(),
+    "adjoint": Discrete(),
+    "engine": "torch",
+    "params": None,
+    "batch": "joint",
+    "tstops": (),
+    "jumps": (),
+    "max_steps": MAX_STEPS,
+    "timeout": None,
+    "progress": False,
+}
+
+
+def _plan(
+    f: Any,
+    y0: Any,
+    ts: Any,
+    solver: Any,
+    adjoint: Any,
+    engine: Any,
+    params: Any,
+    batch: Any,
+    tstops: Any,
+    jumps: Any,
+    max_steps: Any,
+    timeout: Any,
+    progress: Any,
+) -> tuple[Plan, Tensor, Times]:
+    """Check every argument, evaluate f once, and say what the engine will do."""
+    if not callable(f):
+        raise InputTypeError(f"`f` got {f!r}. Pass a function f(t, y) or an nn.Module.")
+    layout = layout_of(y0)
+    times = check_times(ts, layout)
+    solver, adjoint = _instance("solver", solver, Solver), _instance("adjoint", adjoint, Adjoint)
+    _check_tolerances(solver, layout)
+    if batch not in ("joint", "independent"):
+        raise choose("batch", batch, ("joint", "independent"))
+    limits = _limits(max_steps, timeout)
+    flat = layout.flatten(y0)
+    field, needs = _field(f, layout, flat, times, params)
+    made = Plan(
+        field, layout, times, solver, adjoint, _engine(engine), limits, batch,
+        _stops("tstops", tstops), _stops("jumps", jumps), bool(progress), needs,
+    )  # fmt: skip
+    made.engine.check(made)
+    return made, flat, times
+
+
+def _field(
+    f: Any, layout: Layout, flat: Tensor, times: Times, params: Any
+) -> tuple[Field, frozenset[str]]:
+    """The field, its parameters found and proved, and which gradients are wanted."""
+    if not torch.is_grad_enabled():
+        field = Field(f, layout)
+        field.first = (times.values[0], field(times.values[0], flat))
+        return field, frozenset()
+    found = find_params(f) if params is None else check_params(params)
+    field = Field(f, layout, found)
+    mark = watermark()
+    ev = field.evaluation(times.values[0], flat)
+    if params is None:
+        field.params, field.watched = reached(ev.out, [ev.y, ev.t], found, mark)
+    field.first = (times.values[0], ev.out.detach())
+    needs = {"y0"} if flat.requires_grad else set()
+    needs |= {"ts"} if times.tensor.requires_grad else set()
+    needs |= {"params"} if field.params else set()
+    return field, frozenset(needs)
+
+
+def _instance(name: str, value: Any, kind: type) -> Any:
+    if isinstance(value, type) and issubclass(value, kind):
+        value = value()
+    if not isinstance(value, kind):
+        raise InputTypeError(
+            f"`{name}` got {value!r}. Pass an object such as "
+            f"{'pyode.Tsit5(rtol=1e-6)' if name == 'solver' else 'pyode.Interpolating()'}."
+        )
+    return value
+
+
+def _engine(engine: Any) -> Engine:
+    if isinstance(engine, Engine):
+        return engine
+    if engine not in ENGINES:
+        raise choose("engine", engine, ENGINES)
+    return ENGINES[engine]()
+
+
+def _limits(max_steps: Any, timeout: Any) -> Limits:
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise InputError(f"`max_steps` got {max_steps!r}. Pass a positive int.")
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise InputError(f"`timeout` got {timeout!r}. Pass seconds, a positive number, or None.")
+    return Limits(max_steps, timeout)
+
+
+def _stops(name: str, times: Any) -> tuple[float, ...]:
+    values = tuple(float(t) for t in times)
+    for t in values:
+        if not math.isfinite(t):
+            raise InputError(f"`{name}` holds {t}. Pass finite times.")
+    return tuple(sorted(set(values)))
+
+
+def _check_tolerances(solver: Solver, layout: Layout) -> None:
+    eps = torch.finfo(layout.real).eps
+    if isinstance(solver, AdaptiveSolver) and solver.step_size is None and solver.rtol < 10 * eps:
+        warnings.warn(
+            f"`rtol` is {solver.rtol:g}, below 10 times the rounding of {layout.real} "
+            f"({10 * eps:.2g}): the tolerance cannot be met. Raise rtol, or use float64.",
+            ToleranceWarning,
+            stacklevel=4,
+        )
+
+
+def _solution(plan: Plan, times: Times, ys: Tensor, result: Result, y0: Any) -> Solution:
+    layout = plan.layout
+    tree = ys.view(-1, *layout.shapes[0]) if _plain(layout) else layout.unflatten_rows(ys)
+    if result.outcome is Outcome.success:
+        at = plan.times.values[-1]
+    else:
+        at = result.failure.t if result.failure is not None else plan.times.values[0]
+    return Solution(
+        times.tensor, tree, plan.stats, result.outcome, plan, result.dense, float(at or 0.0)
+    )
+
+
+def _plain(layout: Layout) -> bool:
+    return layout.single and not layout.dtype.is_complex
+
+
+__all__ = ["GradientUnavailable", "plan", "solve"]

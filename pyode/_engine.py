@@ -1,0 +1,137 @@
+"""What an engine is: it integrates a plan, and pulls a cotangent back through what it integrated."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from ._adjoints import Adjoint
+from ._errors import GradientUnavailable, InputError, Outcome
+from ._solvers import Solver
+from ._stats import Limits, SolveStats
+
+if TYPE_CHECKING:
+    from ._errors import SolveError
+    from ._field import Field
+    from ._state import Layout, Times
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything an engine needs, checked before any work."""
+
+    field: Field
+    layout: Layout
+    times: Times
+    solver: Solver
+    adjoint: Adjoint
+    engine: Engine
+    limits: Limits
+    batch: str = "joint"
+    tstops: tuple[float, ...] = ()
+    jumps: tuple[float, ...] = ()
+    progress: bool = False
+    needs: frozenset[str] = frozenset()
+    stats: SolveStats = dataclasses.field(default_factory=SolveStats)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one stored state."""
+        return self.layout.size * self.layout.real.itemsize
+
+    def __repr__(self) -> str:
+        return self.engine.describe(self)
+
+
+@dataclasses.dataclass(eq=False)
+class Result:
+    """What `Engine.forward` returns.
+
+    Attributes:
+        ys: `[len(ts), n]`; rows that were not reached are NaN.
+        tape: whatever `backward` needs; owned by the engine, held by the autograd graph.
+        dense: object with `__call__(t) -> [n]`, for `Solution.__call__`.
+        failure: the error, if the solve did not reach the end.
+    """
+
+    ys: Tensor
+    tape: Any
+    dense: Any
+    failure: SolveError | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome.success if self.failure is None else self.failure.outcome
+
+
+@dataclasses.dataclass(eq=False)
+class Grads:
+    """Cotangents of the inputs: y0 `[n]`, ts `[m]` or None, one per parameter."""
+
+    y0: Tensor
+    ts: Tensor | None
+    params: list[Tensor]
+
+
+class Engine(abc.ABC):
+    """An integrator with its adjoints. Capabilities are declared here and checked in `check`."""
+
+    name: ClassVar[str]
+    solvers: ClassVar[frozenset[type[Solver]]]
+    adjoints: ClassVar[frozenset[type[Adjoint]]]
+    devices: ClassVar[frozenset[str]]
+
+    def check(self, plan: Plan) -> None:
+        """Refuse what this engine cannot do, before any work.
+
+        Raises:
+            InputError: solver or device not supported.
+            GradientUnavailable: adjoint, or pair of solver and adjoint, not supported.
+        """
+        solver, adjoint = type(plan.solver), type(plan.adjoint)
+        if solver not in self.solvers:
+            raise InputError(
+                f"`solver` got {plan.solver!r}, which engine {self.name!r} does not have. "
+                f"Pass one of: {names(self.solvers)}."
+            )
+        if adjoint not in self.adjoints:
+            raise GradientUnavailable(
+                f"`adjoint` got {plan.adjoint!r}, which engine {self.name!r} does not have. "
+                f"Pass one of: {names(self.adjoints)}."
+            )
+        if plan.layout.device.type not in self.devices:
+            raise InputError(
+                f"`y0` is on {plan.layout.device}, which engine {self.name!r} does not support. "
+                f"Pass a state on one of: {', '.join(sorted(self.devices))}."
+            )
+
+    @abc.abstractmethod
+    def forward(self, plan: Plan, y0: Tensor) -> Result:
+        """Integrate from `y0` `[n]` and fill `plan.stats.forward`."""
+
+    @abc.abstractmethod
+    def backward(self, plan: Plan, tape: Any, grad_ys: Tensor) -> Grads:
+        """Pull `grad_ys` `[m, n]` back; fills `plan.stats.backward`."""
+
+    def replay(self, plan: Plan, tape: Any, y0: Tensor, ts: Tensor) -> Tensor:
+        """The outputs `[m, n]` once more, as a differentiable function: for second derivatives.
+
+        Raises:
+            GradientUnavailable: this plan has none.
+        """
+        raise GradientUnavailable(
+            f"create_graph=True with adjoint {plan.adjoint!r}, engine {plan.engine.name!r} and "
+            f"solver {type(plan.solver).__name__}: its backward pass cannot be differentiated. "
+            "Use adjoint=Discrete(memory=None) with the torch engine and an explicit solver."
+        )
+
+    @abc.abstractmethod
+    def describe(self, plan: Plan) -> str:
+        """What will be stored and why, in words."""
+
+
+def names(kinds: frozenset[type]) -> str:
+    return ", ".join(sorted(kind.__name__ for kind in kinds))

@@ -1,0 +1,241 @@
+"""The right-hand side: calls, fused vector-Jacobian products, parameters; the one place of counts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ._errors import InputTypeError, MissingGradientError, RHSError
+from ._state import Layout
+from ._stats import Stats
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """A dense block of a Jacobian: rows and columns `start:stop` of the state."""
+
+    start: int
+    stop: int
+    jac: Tensor
+
+
+@dataclasses.dataclass(slots=True)
+class Evaluation:
+    """One evaluation of f whose autograd graph is kept: pull cotangents back through it once."""
+
+    t: Tensor
+    y: Tensor
+    out: Tensor
+
+
+@dataclasses.dataclass(slots=True)
+class Pullback:
+    """`a` pulled back through f: a·∂f/∂y `[n]`, a·∂f/∂θ (one per parameter), a·∂f/∂t (0-d)."""
+
+    y: Tensor
+    params: list[Tensor]
+    t: Tensor | None
+
+
+class Field:
+    """f on flat vectors, with its vjp, its parameters and its counters.
+
+    Args:
+        f: `f(t, y) -> dy`; `t` a 0-d tensor of the state's real dtype (or `[B, 1, ...]` with
+            per-sample steps), `y` and `dy` like `y0`.
+        layout: how the state lies in a vector.
+        params: tensors whose gradient is wanted.
+    """
+
+    def __init__(self, f: Callable[..., Any], layout: Layout, params: tuple[Tensor, ...] = ()):
+        self.f = f
+        self.layout = layout
+        self.params = params
+        self.watched: tuple[Tensor, ...] = ()
+        self.stats = Stats()
+        self.first: tuple[float, Tensor] | None = None
+        self._plain = layout.single and not layout.dtype.is_complex
+        self._shape = layout.shapes[0]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Real numbers in each parameter's gradient."""
+        return [p.numel() * (2 if p.is_complex() else 1) for p in self.params]
+
+    def time(self, t: float | Tensor) -> Tensor:
+        """The time as f sees it."""
+        if isinstance(t, Tensor):
+            return t.to(self.layout.real).view(-1, *[1] * (len(self._shape) - 1))
+        return torch.full((), t, dtype=self.layout.real, device=self.layout.device)
+
+    def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:
+        """f(t, y) as a vector `[n]`, outside any autograd graph."""
+        self.stats.nfe += 1
+        with torch.no_grad():
+            return self._evaluate(self.time(t), y)
+
+    def evaluation(self, t: float | Tensor, y: Tensor, wrt_t: bool = False) -> Evaluation:
+        """f(t, y) with its graph, to be pulled back once."""
+        self.stats.nfe += 1
+        with torch.enable_grad():
+            at = self.time(t)
+            if wrt_t:
+                at.requires_grad_()
+            leaf = y.detach().requires_grad_()
+            return Evaluation(at, leaf, self._evaluate(at, leaf))
+
+    def differentiable(self, t: Tensor, y: Tensor) -> Tensor:
+        """f(t, y) as part of the caller's autograd graph."""
+        self.stats.nfe += 1
+        return self._evaluate(t, y)
+
+    def blocks(self, t: float, y: Tensor) -> list[Block]:
+        """∂f/∂y as one dense block, for implicit methods."""
+        return [Block(0, y.numel(), self.jacobian(t, y)[1])]
+
+    def pull(self, ev: Evaluation, a: Tensor, params: bool = True, state: bool = True) -> Pullback:
+        """Pull the cotangent `a` `[n]` back through one evaluation.
+
+        Without `state`, a·∂f/∂y is left out (and is zero); without `params`, a·∂f/∂θ.
+        """
+        self.stats.nvjp += 1
+        wanted = self.params if params else ()
+        watched = self.watched if params else ()
+        inputs = [ev.y, *wanted, *watched] + ([ev.t] if ev.t.requires_grad else [])
+        if ev.out.requires_grad and (state or len(inputs) > 1):
+            asked = inputs if state else inputs[1:]
+            grads = torch.autograd.grad(ev.out, asked, a, allow_unused=True)
+            grads = grads if state else (None, *grads)
+        else:
+            grads = (None,) * len(inputs)
+        if watched and any(g is not None for g in grads[1 + len(wanted) :][: len(watched)]):
+            raise MissingGradientError(
+                "f(t, y) uses, at some times only, a tensor that was computed outside f and needs "
+                "a gradient. Name it in `params=`, with the others, or compute it inside f."
+            )
+        full = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs, strict=True)]
+        at = full[-1] if ev.t.requires_grad else None
+        return Pullback(full[0], full[1 : 1 + len(wanted)], at)
+
+    def vjp(
+        self, t: float | Tensor, y: Tensor, a: Tensor, params: bool = True
+    ) -> tuple[Tensor, Pullback]:
+        """Fused f and vjp: f(t, y), a·∂f/∂y, a·∂f/∂θ."""
+        ev = self.evaluation(t, y)
+        return ev.out.detach(), self.pull(ev, a, params)
+
+    def jacobian(self, t: float, y: Tensor, params: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """f, ∂f/∂y `[n, n]` and, if asked, ∂f/∂θ `[n, p]`, by one batched vjp of n rows."""
+        ev = self.evaluation(t, y)
+        self.stats.njac += 1
+        n = y.numel()
+        wanted = list(self.params) if params else []
+        if not ev.out.requires_grad:
+            return ev.out, y.new_zeros(n, n), y.new_zeros(n, sum(self.sizes) if params else 0)
+        eye = torch.eye(n, dtype=y.dtype, device=y.device)
+        rows = torch.autograd.grad(
+            ev.out, [ev.y, *wanted], eye, is_grads_batched=True, allow_unused=True
+        )
+        jac = y.new_zeros(n, n) if rows[0] is None else rows[0]
+        blocks = [
+            y.new_zeros(n, size) if r is None else flat_rows(r, n)
+            for r, size in zip(rows[1:], self.sizes, strict=False)
+        ]
+        return ev.out.detach(), jac, torch.cat(blocks, 1) if blocks else y.new_zeros(n, 0)
+
+    def flat_params(self, grads: list[Tensor]) -> Tensor:
+        """Gradients of the parameters as one real vector in the state's real dtype."""
+        if not grads:
+            return torch.zeros(0, dtype=self.layout.real, device=self.layout.device)
+        parts = [(torch.view_as_real(g) if g.is_complex() else g).reshape(-1) for g in grads]
+        return torch.cat([p.to(self.layout.real) for p in parts])
+
+    def split_params(self, vector: Tensor) -> list[Tensor]:
+        """The inverse of `flat_params`."""
+        out = []
+        for part, p in zip(torch.split(vector, self.sizes), self.params, strict=True):
+            if p.is_complex():
+                out.append(torch.view_as_complex(part.reshape(*p.shape, 2)).to(p.dtype))
+            else:
+                out.append(part.reshape(p.shape).to(p.dtype))
+        return out
+
+    def _evaluate(self, t: Tensor, vector: Tensor) -> Tensor:
+        layout = self.layout
+        y = vector.view(self._shape) if self._plain else layout.unflatten(vector)
+        try:
+            out = self.f(t, y)
+        except Exception as err:
+            when = float(t) if t.ndim == 0 else "[per-sample times]"
+            err.add_note(f"raised in f(t, y) at t={when}, evaluation {self.stats.nfe} of the solve")
+            raise
+        if self._plain:
+            if type(out) is Tensor and out.shape == self._shape and out.dtype == layout.dtype:
+                return out.reshape(-1)
+        return self._check_tree(out, y)
+
+    def _check_tree(self, out: Any, y: Any) -> Tensor:
+        leaves, spec = pytree.tree_flatten(out)
+        name = name_of(self.f)
+        if any(not isinstance(leaf, Tensor) for leaf in leaves) or not leaves:
+            raise RHSError(
+                f"{name} returned {_kind(out)} for a state that is {_kind(y)}. "
+                "Return dy/dt as tensors of the state's structure."
+            )
+        if spec != self.layout.spec:
+            raise RHSError(
+                f"{name} returned the structure {_kind(out)} for the state {_kind(y)}. "
+                "Return dy/dt in the structure of y0."
+            )
+        for leaf, shape in zip(leaves, self.layout.shapes, strict=True):
+            if leaf.shape != shape:
+                raise RHSError(
+                    f"{name} returned shape {list(leaf.shape)} for a state of shape "
+                    f"{list(shape)}. Return dy/dt in the state's shape."
+                )
+            if leaf.dtype != self.layout.dtype or leaf.device != self.layout.device:
+                raise RHSError(
+                    f"{name} returned {leaf.dtype} on {leaf.device} for a state of "
+                    f"{self.layout.dtype} on {self.layout.device}. Bring f's parameters, or y0, "
+                    "to one dtype and device (module.to(y0)); under autocast, cast the result."
+                )
+        return self.layout.flatten(out)
+
+
+def flat_rows(rows: Tensor, n: int) -> Tensor:
+    """Batched gradients `[n, *shape]` as real rows `[n, size]`."""
+    return (torch.view_as_real(rows) if rows.is_complex() else rows).reshape(n, -1)
+
+
+def name_of(f: Any) -> str:
+    """`name (file:line)` of a right-hand side, for messages."""
+    call = f.forward if isinstance(f, torch.nn.Module) else f
+    code = getattr(getattr(call, "__func__", call), "__code__", None)
+    name = getattr(f, "__qualname__", type(f).__name__)
+    return name if code is None else f"{name} ({code.co_filename}:{code.co_firstlineno})"
+
+
+def _kind(tree: Any) -> str:
+    if isinstance(tree, Tensor):
+        return f"tensor{list(tree.shape)}"
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{k!r}: {_kind(v)}" for k, v in tree.items()) + "}"
+    if isinstance(tree, (list, tuple)):
+        return f"{type(tree).__name__}({', '.join(_kind(v) for v in tree)})"
+    return repr(tree)[:60] if tree is None else type(tree).__name__
+
+
+def check_params(params: Any) -> tuple[Tensor, ...]:
+    """The user's own list of parameters, checked; tensors that need no gradient are dropped."""
+    if isinstance(params, Tensor):
+        raise InputTypeError("`params` got one tensor. Pass a sequence: params=(w,).")
+    found = tuple(params)
+    for i, p in enumerate(found):
+        if not isinstance(p, Tensor):
+            raise InputTypeError(f"`params`[{i}] is a {type(p).__name__}. Pass tensors.")
+    return tuple(p for p in found if p.requires_grad)

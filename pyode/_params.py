@@ -1,0 +1,189 @@
+"""The tensors f depends on: found by inspection, proved complete by walking one autograd graph."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._errors import MissingGradientError
+
+DEPTH = 6  # nested closures, partials, containers and objects looked into
+
+
+def find_params(f: Callable[..., Any]) -> tuple[Tensor, ...]:
+    """Tensors that require grad and that f can reach, each once, in a fixed order.
+
+    Looks through module parameters, buffers and attributes, closure cells, defaults,
+    `functools.partial` arguments, bound objects, and the globals that f's code names.
+    """
+    found: dict[int, Tensor] = {}
+    for tensor in _reach(f, DEPTH, set()):
+        if tensor.requires_grad:
+            found.setdefault(id(tensor), tensor)
+    return tuple(found.values())
+
+
+def _reach(x: Any, depth: int, seen: set[int]) -> Iterator[Tensor]:
+    if depth < 0 or x is None or isinstance(x, (str, bytes, int, float, bool, type)):
+        return
+    if id(x) in seen:
+        return
+    seen.add(id(x))
+    if isinstance(x, Tensor):
+        yield x
+        return
+    for part in _parts(x):
+        yield from _reach(part, depth - 1, seen)
+
+
+def _parts(x: Any) -> Iterator[Any]:
+    if isinstance(x, torch.nn.Module):
+        yield from x.parameters()
+        for module in x.modules():
+            yield from module.buffers(recurse=False)
+            own = vars(module).items()
+            yield from (v for k, v in own if not k.startswith("_") or isinstance(v, Tensor))
+        if "forward" in vars(x):
+            yield x.forward
+    elif isinstance(x, functools.partial):
+        yield from (x.func, *x.args, *x.keywords.values())
+    elif isinstance(x, types.MethodType):
+        yield from (x.__self__, x.__func__)
+    elif isinstance(x, types.FunctionType):
+        yield from _function_parts(x)
+    elif isinstance(x, dict):
+        yield from x.values()
+    elif isinstance(x, (list, tuple, set, frozenset)):
+        yield from x
+    elif not isinstance(x, (types.ModuleType, types.BuiltinFunctionType, types.CodeType)):
+        yield from getattr(x, "__dict__", {}).values()
+        slots = getattr(type(x), "__slots__", ())
+        yield from (getattr(x, s, None) for s in ([slots] if isinstance(slots, str) else slots))
+        call = getattr(type(x), "__call__", None)
+        if isinstance(call, types.FunctionType):
+            yield call
+
+
+def _function_parts(f: types.FunctionType) -> Iterator[Any]:
+    for cell in f.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a cell that is still empty
+            continue
+    yield from f.__defaults__ or ()
+    yield from (f.__kwdefaults__ or {}).values()
+    yield getattr(f, "__wrapped__", None)
+    codes = [f.__code__]
+    while codes:
+        code = codes.pop()
+        yield from (f.__globals__[n] for n in code.co_names if _is_data(f.__globals__.get(n)))
+        codes.extend(c for c in code.co_consts if isinstance(c, types.CodeType))
+
+
+def _is_data(x: Any) -> bool:
+    """Whether a global is worth looking into: no modules, classes or library functions."""
+    if isinstance(x, types.FunctionType):
+        return not (x.__module__ or "").startswith("torch")
+    return x is not None and not isinstance(x, (types.ModuleType, types.BuiltinFunctionType, type))
+
+
+def watermark() -> int:
+    """The age below which autograd nodes existed before f was called."""
+    probe = torch.ones((), requires_grad=True) * 1
+    node: Any = probe.grad_fn
+    return int(node._sequence_nr())
+
+
+def reached(
+    out: Tensor, inputs: list[Tensor], params: tuple[Tensor, ...], mark: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Sort the tensors f can reach by how one evaluation of f depends on them.
+
+    Args:
+        out: f's result, with its graph.
+        inputs: the leaves t and y of that evaluation.
+        params: what `find_params` found.
+        mark: `watermark()` taken before the evaluation.
+
+    Returns:
+        (params, watched). params: what f depends on directly, leaves that inspection missed, and
+        leaves this evaluation did not use (their gradient is zero unless another one uses them);
+        parameters that act only through another tensor f closes over are left to autograd.
+        watched: computed tensors this evaluation did not use; if another evaluation does, the
+        gradient would be incomplete, and `Field.pull` says so.
+
+    Raises:
+        MissingGradientError: f depends on a computed tensor that pyode cannot reach, or on two
+            tensors of which one is computed from the other.
+    """
+    if not out.requires_grad:
+        return tuple(p for p in params if p.grad_fn is None), ()
+    own = {id(x) for x in inputs}
+    edges = {(p.grad_fn, p.output_nr): p for p in params if p.grad_fn is not None}
+    direct: dict[int, Tensor] = {}
+    for node, index in _walk([(out.grad_fn, out.output_nr)], mark, edges):
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            if id(variable) not in own:
+                direct.setdefault(id(variable), variable)
+        elif (node, index) in edges:
+            direct.setdefault(id(edges[node, index]), edges[node, index])
+        else:
+            raise MissingGradientError(
+                f"f(t, y) depends on a tensor that requires grad, made by {type(node).__name__}, "
+                "that pyode cannot find in f's closure, attributes or arguments. Pass it in "
+                "`params=(tensor,)`, or detach it if its gradient is not wanted."
+            )
+    upstream = _upstream([p for p in direct.values() if p.grad_fn is not None], edges)
+    clash = [p for p in direct.values() if id(p) in upstream]
+    if clash:
+        raise MissingGradientError(
+            f"f(t, y) uses a tensor of shape {list(clash[0].shape)} and also one computed from it "
+            "outside f. Compute the second inside f, so that each dependence is counted once."
+        )
+    known = [p for p in params if id(p) in direct or (p.grad_fn is None and id(p) not in upstream)]
+    missed = [p for i, p in direct.items() if all(i != id(q) for q in known)]
+    silent = [p for p in params if p.grad_fn is not None and id(p) not in direct]
+    return tuple(known + missed), tuple(p for p in silent if id(p) not in upstream)
+
+
+def _walk(
+    roots: list[tuple[Any, int]], mark: int, edges: dict[tuple[Any, int], Tensor]
+) -> Iterator[tuple[Any, int]]:
+    """The frontier of a graph: leaves, known tensors, and nodes older than `mark`."""
+    stack, seen = list(roots), set()
+    while stack:
+        node, index = stack.pop()
+        if node is None or (node, index) in seen:
+            continue
+        seen.add((node, index))
+        leaf = getattr(node, "variable", None) is not None
+        if leaf or (node, index) in edges or node._sequence_nr() <= mark:
+            yield node, index
+        else:
+            stack.extend(node.next_functions)
+
+
+def _upstream(tensors: list[Tensor], edges: dict[tuple[Any, int], Tensor]) -> set[int]:
+    """Ids of known tensors and leaves that computed tensors were made from."""
+    stack = [pair for p in tensors for pair in p.grad_fn.next_functions]  # type: ignore[union-attr]
+    seen: set[tuple[Any, int]] = set()
+    ids: set[int] = set()
+    while stack:
+        node, index = stack.pop()
+        if node is None or (node, index) in seen:
+            continue
+        seen.add((node, index))
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            ids.add(id(variable))
+            continue
+        if (node, index) in edges:
+            ids.add(id(edges[node, index]))
+        stack.extend(node.next_functions)
+    return ids

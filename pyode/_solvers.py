@@ -1,0 +1,217 @@
+"""Solvers and step-size controllers: frozen options, no behaviour."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+from ._errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class PID:
+    """Step-size controller: PID in the error, as in Söderlind (2003), doi:10.1145/641876.641877.
+
+    The next step is h·factor, factor = safety · e_n^(-(i+p+d)/k) · e_(n-1)^((p+2d)/k) · e_(n-2)^(-d/k)
+    with e the scaled error and k the order of the error estimate plus one. `PID(p=0)` is the
+    classical I controller. `p > 0` smooths the step sizes and saves rejections.
+    """
+
+    p: float = 0.0
+    i: float = 1.0
+    d: float = 0.0
+    safety: float = 0.9
+    factor_min: float = 0.2
+    factor_max: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.safety <= 1:
+            raise InputError(f"`safety` got {self.safety}. Pass a number in (0, 1].")
+        if not 0 < self.factor_min < 1 < self.factor_max:
+            raise InputError(
+                f"`factor_min`, `factor_max` got {self.factor_min}, {self.factor_max}. "
+                "Pass factor_min in (0, 1) and factor_max above 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solver:
+    """Options every solver shares.
+
+    Args:
+        step_size: fixed step; the last step of the interval is cut short. A sequence gives the
+            step times themselves (it must contain both ends of the interval).
+    """
+
+    order: ClassVar[int]
+    adaptive: ClassVar[bool] = False
+    stiff: ClassVar[bool] = False
+    step_size: float | tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        steps = self.step_size
+        if isinstance(steps, Sequence):
+            object.__setattr__(self, "step_size", tuple(float(s) for s in steps))
+        elif steps is not None and not (math.isfinite(steps) and steps > 0):
+            raise InputError(f"`step_size` got {steps!r}. Pass a positive number.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixedSolver(Solver):
+    """A method without an error estimate.
+
+    Steps are the output times themselves unless `step_size` is given.
+
+    Args:
+        interp: outputs between steps: "dense" (the method's own continuous extension), "linear",
+            or "cubic" (Hermite; one more evaluation a step).
+    """
+
+    interp: str = "dense"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.interp not in ("dense", "linear", "cubic"):
+            raise InputError(f"`interp` got {self.interp!r}. Pass 'dense', 'linear' or 'cubic'.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptiveSolver(Solver):
+    """A method with an embedded error estimate.
+
+    A step is accepted when the norm of error / (atol + rtol·max(|y_n|, |y_n+1|)) is at most one.
+
+    Args:
+        rtol, atol: relative and absolute tolerance; atol in the units of the state.
+        controller: how the next step is chosen.
+        first_step: first step size; None: estimated (Hairer, Nørsett, Wanner 1993, II.4).
+        min_step: steps are not made smaller; an error above tolerance is then accepted, counted
+            in `stats.forced`, and warned of.
+        max_step: steps are not made larger.
+    """
+
+    adaptive: ClassVar[bool] = True
+    rtol: float = 1e-6
+    atol: float = 1e-8
+    controller: PID = PID()
+    first_step: float | None = None
+    min_step: float = 0.0
+    max_step: float = math.inf
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rtol", "atol"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not (value >= 0 and math.isfinite(value)):
+                raise InputError(f"`{name}` got {value!r}. Pass a number >= 0, such as 1e-6.")
+        if self.rtol == 0 and self.atol == 0:
+            raise InputError("`rtol` and `atol` are both 0. Make one of them positive.")
+        if self.first_step is not None and not (0 < self.first_step < math.inf):
+            raise InputError(f"`first_step` got {self.first_step!r}. Pass a positive number.")
+        if not 0 <= self.min_step < self.max_step:
+            raise InputError(
+                f"`min_step`, `max_step` got {self.min_step!r}, {self.max_step!r}. "
+                "Pass 0 <= min_step < max_step."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Euler(FixedSolver):
+    """Explicit Euler, order 1, one evaluation a step."""
+
+    order: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Midpoint(FixedSolver):
+    """Explicit midpoint rule (Runge 1895), order 2, two evaluations a step."""
+
+    order: ClassVar[int] = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heun(FixedSolver):
+    """Heun's second-order method (explicit trapezium), two evaluations a step."""
+
+    order: ClassVar[int] = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heun3(FixedSolver):
+    """Heun's third-order method, three evaluations a step."""
+
+    order: ClassVar[int] = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RK4(FixedSolver):
+    """The classical Runge-Kutta method (Kutta 1901), order 4, four evaluations a step."""
+
+    order: ClassVar[int] = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RK38(FixedSolver):
+    """Kutta's 3/8 rule (1901), order 4, four evaluations a step: torchdiffeq's "rk4"."""
+
+    order: ClassVar[int] = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeunEuler(AdaptiveSolver):
+    """Heun-Euler 2(1), two evaluations a step."""
+
+    order: ClassVar[int] = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fehlberg2(AdaptiveSolver):
+    """Fehlberg 2(1) with small error constants (Fehlberg 1969, NASA TR R-315)."""
+
+    order: ClassVar[int] = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bosh3(AdaptiveSolver):
+    """Bogacki-Shampine 3(2) (1989, doi:10.1016/0893-9659(89)90079-7), three evaluations a step."""
+
+    order: ClassVar[int] = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dopri5(AdaptiveSolver):
+    """Dormand-Prince 5(4) (1980, doi:10.1016/0771-050X(80)90013-3), six evaluations a step."""
+
+    order: ClassVar[int] = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tsit5(AdaptiveSolver):
+    """Tsitouras 5(4) (2011, doi:10.1016/j.camwa.2011.06.002), six evaluations a step."""
+
+    order: ClassVar[int] = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dopri8(AdaptiveSolver):
+    """Dormand-Prince 8(5,3), DOP853 of Hairer, Nørsett, Wanner (1993, II.5).
+
+    Twelve evaluations a step; three more in steps that hold an output, for its 7th-order dense
+    output.
+    """
+
+    order: ClassVar[int] = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kvaerno5(AdaptiveSolver):
+    """Kværnø 5(4) (2004, doi:10.1023/B:BITN.0000046811.70614.38): L-stable, stiffly accurate ESDIRK.
+
+    Seven stages, six of them implicit: simplified Newton with the dense Jacobian ∂f/∂y of the
+    step's start, one LU factorisation a step of size n. Cost O(n³) a step, memory O(n²).
+    """
+
+    order: ClassVar[int] = 5
+    stiff: ClassVar[bool] = True

@@ -1,0 +1,188 @@
+"""States as vectors: a tree of tensors is one flat real vector inside every engine, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ._errors import InputError, InputTypeError, NonFiniteError
+
+REAL = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.complex64: torch.float32,
+    torch.complex128: torch.float64,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
+    """How a state (tensor, or tuple/list/dict of tensors) lies in one flat real vector.
+
+    Complex leaves are stored as (real, imaginary) pairs, so that norms, Jacobians and cotangents
+    need no complex case; torch's gradient convention is that of the pairs.
+    """
+
+    spec: Any
+    shapes: tuple[torch.Size, ...]
+    dtype: torch.dtype
+    device: torch.device
+    size: int
+    single: bool
+
+    @property
+    def real(self) -> torch.dtype:
+        return REAL[self.dtype]
+
+    def flatten(self, tree: Any) -> Tensor:
+        """Tree (or one leaf) to vector `[size]`; differentiable."""
+        if self.single:
+            return self._flat(tree)
+        leaves, spec = pytree.tree_flatten(tree)
+        if spec != self.spec:
+            raise InputTypeError(f"the state has structure {self.spec}; got {spec}.")
+        return torch.cat([self._flat(leaf) for leaf in leaves])
+
+    def _flat(self, leaf: Tensor) -> Tensor:
+        if leaf.is_complex():
+            leaf = torch.view_as_real(leaf.resolve_conj())
+        return leaf.reshape(-1)
+
+    def unflatten(self, vector: Tensor) -> Any:
+        """Vector `[size]` to tree; differentiable, no copy."""
+        if self.single and not self.dtype.is_complex:
+            return vector.view(self.shapes[0])
+        return self._rebuild(vector, ())
+
+    def unflatten_rows(self, rows: Tensor) -> Any:
+        """Rows `[m, size]` to a tree of `[m, *shape]`; differentiable."""
+        return self._rebuild(rows, (rows.shape[0],))
+
+    def flatten_rows(self, tree: Any) -> Tensor:
+        leaves = [tree] if self.single else pytree.tree_leaves(tree)
+        rows = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in leaves]
+        return torch.cat([x.reshape(x.shape[0], -1) for x in rows], dim=1)
+
+    def _rebuild(self, vector: Tensor, lead: tuple[int, ...]) -> Any:
+        pair = 2 if self.dtype.is_complex else 1
+        sizes = [shape.numel() * pair for shape in self.shapes]
+        leaves = []
+        for part, shape in zip(torch.split(vector, sizes, dim=-1), self.shapes, strict=True):
+            if pair == 2:
+                leaf = torch.view_as_complex(part.reshape(*lead, *shape, 2))
+            else:
+                leaf = part.reshape(*lead, *shape)
+            leaves.append(leaf)
+        return leaves[0] if self.single else pytree.tree_unflatten(leaves, self.spec)
+
+
+def layout_of(y0: Any) -> Layout:
+    """Check a state and describe it.
+
+    Raises:
+        InputTypeError: a leaf is no tensor, or leaves differ in dtype or device.
+        NonFiniteError: a leaf holds NaN or Inf.
+    """
+    leaves, spec = pytree.tree_flatten(y0)
+    if not leaves:
+        raise InputTypeError(f"`y0` got {y0!r}: no tensor in it. Pass a tensor or a tree of them.")
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise InputTypeError(
+                f"`y0` holds a {type(leaf).__name__} ({str(leaf)[:60]}). Pass tensors only: "
+                "torch.as_tensor(y0, dtype=torch.float64), or a tuple, list or dict of tensors."
+            )
+    kinds = {(leaf.dtype, leaf.device) for leaf in leaves}
+    if len(kinds) > 1:
+        listing = ", ".join(f"{leaf.dtype} on {leaf.device}" for leaf in leaves)
+        raise InputTypeError(
+            f"`y0` mixes dtypes or devices: {listing}. Bring all to one: y.to(torch.float64)."
+        )
+    dtype, device = leaves[0].dtype, leaves[0].device
+    if dtype not in REAL:
+        raise InputTypeError(
+            f"`y0` has dtype {dtype}. Pass float32, float64, complex64 or complex128: "
+            "y0.to(torch.float32)."
+        )
+    check_finite("y0", y0)
+    pair = 2 if dtype.is_complex else 1
+    shapes = tuple(leaf.shape for leaf in leaves)
+    size = pair * sum(shape.numel() for shape in shapes)
+    single = len(leaves) == 1 and isinstance(y0, Tensor)
+    return Layout(spec, shapes, dtype, device, size, single)
+
+
+def check_finite(name: str, tree: Any) -> None:
+    """Refuse NaN and Inf in an input, naming the first bad entry."""
+    for leaf in pytree.tree_leaves(tree):
+        total = leaf.detach().sum()  # one cheap pass; the exact test only when it looks bad
+        if leaf.numel() and not bool(torch.isfinite(total)):
+            bad = (~torch.isfinite(leaf.detach())).nonzero()
+            if len(bad):
+                raise NonFiniteError(
+                    f"`{name}` holds NaN or Inf: {len(bad)} of {leaf.numel()} entries; "
+                    f"first at {bad[0].tolist()}. Pass finite values."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Output times, checked: floats for the engines, the tensor for the gradient."""
+
+    tensor: Tensor
+    values: tuple[float, ...]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        return self.values[0], self.values[-1]
+
+    @property
+    def direction(self) -> float:
+        return 1.0 if self.values[-1] >= self.values[0] else -1.0
+
+
+def check_times(ts: Any, layout: Layout, name: str = "ts") -> Times:
+    """Check output times: one-dimensional, finite, strictly monotone.
+
+    A single time, and an interval of zero length `[t, t]`, are allowed: the answer is y0.
+    """
+    if not isinstance(ts, Tensor):
+        if not isinstance(ts, Sequence) and not hasattr(ts, "__array__"):
+            raise InputTypeError(
+                f"`{name}` got {ts!r}. Pass a one-dimensional tensor, list or tuple of times."
+            )
+        if any(isinstance(t, Tensor) for t in ts):
+            ts = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in ts])
+        else:
+            ts = torch.as_tensor(ts, dtype=torch.float64, device=layout.device)
+    if ts.ndim != 1 or ts.numel() == 0:
+        raise InputError(
+            f"`{name}` has shape {list(ts.shape)}. Pass at least one time, in one dimension: "
+            "torch.linspace(0, 1, 11), or (t0, t1)."
+        )
+    if ts.is_complex() or ts.dtype in (torch.bool, torch.float16, torch.bfloat16):
+        raise InputTypeError(f"`{name}` has dtype {ts.dtype}. Pass float32 or float64.")
+    values = tuple(float(t) for t in ts.detach().tolist())
+    for i, t in enumerate(values):
+        if not math.isfinite(t):
+            raise InputError(f"`{name}`[{i}] is {t}. Pass finite times.")
+    if values[0] != values[-1] or len(values) > 2:
+        _check_monotone(values, name)
+    return Times(ts, values)
+
+
+def _check_monotone(values: tuple[float, ...], name: str) -> None:
+    sign = 1.0 if values[-1] > values[0] else -1.0
+    for i in range(1, len(values)):
+        if sign * (values[i] - values[i - 1]) <= 0:
+            raise InputError(
+                f"`{name}` must be strictly increasing or strictly decreasing: "
+                f"{name}[{i - 1}]={values[i - 1]:g} is followed by {name}[{i}]={values[i]:g}. "
+                "Sort the times and drop repeated ones."
+            )

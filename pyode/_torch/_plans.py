@@ -1,0 +1,134 @@
+"""Memory plans: what each adjoint stores under its budget, in words and numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+from .. import _adjoints as adj
+from .._engine import Plan
+from .._errors import InputError
+from .tableaus import tableau_of
+
+DENSE_BYTES = 64 * 10**6  # states kept for `sol(t)` when no gradient needs them
+WINDOW = 8  # dense steps held at one time under a budget that has room
+
+
+def size_of(count: float) -> str:
+    """Bytes in words."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def slots_for(plan: Plan, total_bytes: int) -> int:
+    """States that fit, of which one is the state in hand."""
+    states = total_bytes // plan.state_bytes
+    if states < 2:
+        raise InputError(
+            f"`memory` got {size_of(total_bytes)}, which holds {states} states of "
+            f"{size_of(plan.state_bytes)}. Pass at least two states: {2 * plan.state_bytes}."
+        )
+    return states - 1
+
+
+def repetitions(steps: int, slots: int) -> int:
+    """Griewank's bound: the least r with C(slots + r, r) >= steps."""
+    r = 0
+    while math.comb(slots + r, r) < steps:
+        r += 1
+    return r
+
+
+def recompute_factor(steps: int, slots: int) -> float:
+    """Forward steps replayed by optimal binomial checkpointing, over the steps of the solve."""
+    if slots >= steps:
+        return 0.0
+    r = repetitions(steps, slots)
+    return r - math.comb(slots + r, r - 1) / steps - 1 if r else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """What the forward solve keeps for its backward pass.
+
+    Attributes:
+        text: the plan in words.
+        slots: states held, None for all.
+        keep_dense: the stage derivatives of every step are kept too.
+        window: dense steps held at one time otherwise.
+        graphs: the autograd graph of every stage is kept.
+    """
+
+    text: str
+    slots: int | None
+    keep_dense: bool = False
+    window: int = 1
+    graphs: bool = False
+
+
+def decide(plan: Plan) -> Storage:
+    """What is stored, from the adjoint, its budget and the size of a state.
+
+    Raises:
+        InputError: the budget is below two states.
+    """
+    if not plan.needs:
+        slots = max(2, DENSE_BYTES // max(plan.state_bytes, 1))
+        return Storage("no gradient is asked for; states are kept for sol(t) only", slots)
+    return _decide(plan.adjoint, plan)
+
+
+@functools.singledispatch
+def _decide(adjoint: adj.Adjoint, plan: Plan) -> Storage:
+    return Storage(f"{adjoint.name}: nothing but the outputs is kept", 1)
+
+
+@_decide.register
+def _(adjoint: adj.Discrete, plan: Plan) -> Storage:
+    stages = tableau_of(plan.solver).stages
+    if adjoint.memory is None and not plan.solver.stiff:
+        text = f"the graphs of {stages} stages of every step are kept; nothing is replayed"
+        return Storage(f"discrete: {text}", None, graphs=True)
+    if adjoint.memory is None or adjoint.memory == "steps":
+        text = f"{size_of(plan.state_bytes)} a step are kept; each step is replayed once"
+        return Storage(f"discrete: {text}", None)
+    slots = slots_for(plan, int(adjoint.memory))
+    return Storage("discrete: " + _budget(plan, slots), slots)
+
+
+@_decide.register
+def _(adjoint: adj.Stored, plan: Plan) -> Storage:
+    rows = len(tableau_of(plan.solver).a)
+    budget = budget_of(adjoint, plan)
+    if budget is None:
+        text = f"{size_of((rows + 1) * plan.state_bytes)} a step (dense) are kept"
+        return Storage(f"{adjoint.name}: {text}", None, keep_dense=True)
+    total = slots_for(plan, budget)
+    window = min(WINDOW, 1 + total // 2 // rows)
+    slots = total - (window - 1) * rows
+    return Storage(f"{adjoint.name}: " + _budget(plan, slots), slots, window=window)
+
+
+@_decide.register
+def _(adjoint: adj.Forward, plan: Plan) -> Storage:
+    n, p = plan.layout.size, sum(plan.field.sizes)
+    return Storage(f"forward: {n} x {n + p} sensitivities are integrated; nothing is kept", 1)
+
+
+def budget_of(adjoint: adj.Stored, plan: Plan) -> int | None:
+    """Bytes an interpolating adjoint may hold."""
+    if adjoint.checkpoints is not None:
+        return adjoint.checkpoints * plan.state_bytes
+    return adjoint.memory  # type: ignore[return-value]
+
+
+def _budget(plan: Plan, slots: int) -> str:
+    rows = [f"{steps} steps: {recompute_factor(steps, slots):.2f}" for steps in (100, 1000, 10000)]
+    return (
+        f"at most {slots + 1} states of {size_of(plan.state_bytes)} are held "
+        f"({size_of((slots + 1) * plan.state_bytes)}); forward solves replayed for "
+        + ", ".join(rows)
+    )

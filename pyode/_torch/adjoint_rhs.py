@@ -1,0 +1,181 @@
+"""The adjoint equation as a right-hand side for the same loop, and the sweep over output times."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._engine import Grads, Plan
+from .._errors import BackwardError, InputError, Outcome, ReverseUnstableError, SolveError
+from .._field import Block, Field
+from .._norms import Groups
+from .._solvers import Solver
+from .loop import Integrator, Method, Step
+
+
+class AdjointRHS:
+    """d/dt [y?, λ, g?]: dλ/dt = -λ·∂f/∂y and dg/dt = -λ·∂f/∂θ, with y(t) given or integrated along.
+
+    Args:
+        field: the user's f.
+        y_of_t: y(t) of the forward solve; None: y is part of the state (backsolve).
+        params: whether ∂L/∂θ is part of the state.
+    """
+
+    def __init__(self, field: Field, y_of_t: Callable[[float], Tensor] | None, params: bool):
+        self.field, self.y_of_t, self.params = field, y_of_t, params
+        self.n = field.layout.size
+        self.f = field.f  # named in error messages
+
+    def split(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """(y, λ) of an adjoint state."""
+        n = self.n
+        return (z[:n], z[n : 2 * n]) if self.y_of_t is None else (self.y_of_t(t), z[:n])
+
+    def __call__(self, t: float, z: Tensor) -> Tensor:
+        y, lam = self.split(z, t)
+        dy, back = self.field.vjp(t, y, lam.neg(), self.params)
+        parts = [back.y] if self.y_of_t is not None else [dy, back.y]
+        if self.params:
+            parts.append(self.field.flat_params(back.params))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def blocks(self, t: float, z: Tensor) -> list[Block]:
+        """Jacobian blocks: J for y, -Jᵀ for λ; the parameters' integral feeds back nowhere."""
+        y, _ = self.split(z, t)
+        jac = self.field.jacobian(t, y)[1]
+        n = self.n
+        if self.y_of_t is not None:
+            return [Block(0, n, -jac.t())]
+        return [Block(0, n, jac), Block(n, 2 * n, -jac.t())]
+
+    def norm(self, seminorm: bool) -> Groups:
+        """Max of the RMS norms of y, λ and ∂L/∂θ; the seminorm leaves out the last."""
+        ends = [self.n] if self.y_of_t is not None else [self.n, 2 * self.n]
+        if self.params and not seminorm and self.field.params:
+            ends.append(ends[-1] + sum(self.field.sizes))
+        return Groups(tuple(zip([0, *ends[:-1]], ends, strict=True)))
+
+
+def reverse_solver(plan: Plan) -> Solver:
+    """The backward solver: the adjoint's own, or the forward one with the adjoint's tolerances."""
+    adjoint: Any = plan.adjoint
+    solver = adjoint.solver or plan.solver
+    if not isinstance(solver, Solver):
+        raise InputError(f"`solver` of the adjoint got {solver!r}. Pass a solver such as Tsit5().")
+    changes: dict[str, Any] = {}
+    if solver.adaptive:
+        changes = {k: v for k in ("rtol", "atol") if (v := getattr(adjoint, k)) is not None}
+        if adjoint.solver is None:
+            changes["first_step"] = None
+    if adjoint.step_size is not None:
+        changes["step_size"] = adjoint.step_size
+    return dataclasses.replace(solver, **changes)
+
+
+def cotangent_scale(grad_ys: Tensor) -> float:
+    """A power of two near max |∂L/∂ys|.
+
+    The adjoint equation is linear: it is integrated for cotangents of size one, so that `atol`
+    means the same for any scaling of the loss. A power of two makes the scaling exact.
+    """
+    top = float(grad_ys.abs().max()) if grad_ys.numel() else 0.0
+    return 2.0 ** math.floor(math.log2(top)) if top > 0 else 0.0
+
+
+class Sweep:
+    """Integrates an adjoint right-hand side from the last output time to the first.
+
+    Args:
+        plan: the plan.
+        rhs: the adjoint equation.
+        z: its state at the end, before the first jump.
+        lam: where λ lies in that state.
+        seminorm: leave ∂L/∂θ out of the error norm.
+    """
+
+    def __init__(self, plan: Plan, rhs: AdjointRHS, z: Tensor, lam: slice, seminorm: bool = False):
+        self.plan, self.rhs, self.lam = plan, rhs, lam
+        self.times = plan.times.values
+        self.method = Method(reverse_solver(plan), z.dtype, z.device)
+        self.integ = Integrator(
+            rhs,
+            self.method,
+            rhs.norm(seminorm),
+            self.times[-1],
+            z,
+            self.times[0],
+            plan.limits,
+            plan.stats.backward,
+            where={"engine": f"{plan.engine.name} {plan.adjoint.name}"},
+            jumps=plan.jumps,
+        )
+
+    def jump(self, g: Tensor) -> None:
+        """λ += g, at an output."""
+        z = self.integ.y.clone()
+        z[self.lam] += g
+        self.integ.reset(z)
+
+    def to(self, i: int, on_step: Callable[[Step], None] | None = None) -> Tensor:
+        """Integrate from output time i+1 to output time i; returns the adjoint state there.
+
+        Raises:
+            BackwardError: with the interval; its cause is the solve's own error.
+        """
+        a, b = self.times[i], self.times[i + 1]
+        low, high = min(a, b), max(a, b)
+        stops = [s for s in (*self.plan.tstops, *self.plan.jumps) if low < s < high]
+        try:
+            for target in [*sorted(set(stops), reverse=b > a), a]:
+                for step in self.integ.advance(target):
+                    if on_step is not None:
+                        on_step(step)
+        except SolveError as err:
+            raise self.failure(err, i) from err
+        return self.integ.y
+
+    def failure(self, err: SolveError, i: int) -> BackwardError:
+        unstable = self.rhs.y_of_t is None and err.outcome in (
+            Outcome.dt_underflow,
+            Outcome.non_finite,
+        )
+        kind = ReverseUnstableError if unstable else BackwardError
+        cause = err.cause
+        if unstable:
+            cause += " [the state is integrated backwards: stable dynamics are unstable backwards]"
+        remedy = "Interpolating() or Discrete(), which keep the forward trajectory; " * unstable
+        return kind(
+            f"the backward solve failed between t={self.times[i + 1]:g} and t={self.times[i]:g}: "
+            f"{err.what}",
+            t=err.t,
+            dt=err.dt,
+            span=err.span,
+            stats=err.stats,
+            index=err.index,
+            engine=err.engine,
+            solver=err.solver,
+            cause=cause,
+            hint=f"{remedy}{err.hint} The forward result is valid; no gradient was accumulated.",
+        )
+
+
+def time_grads(plan: Plan, ys: Tensor, grad_ys: Tensor, lam0: Tensor) -> Tensor | None:
+    """dL/dt_i = g_i·f(t_i, y_i) and dL/dt_0 = -λ(t_0)·f(t_0, y_0), λ(t_0) without ∂L/∂y(t_0)."""
+    if "ts" not in plan.needs:
+        return None
+    out = ys.new_zeros(len(plan.times.values))
+    for i, t in enumerate(plan.times.values):
+        out[i] = torch.dot(grad_ys[i] if i else -lam0, plan.field(t, ys[i]))
+    return out
+
+
+def zero_grads(plan: Plan, ys: Tensor) -> Grads:
+    field = plan.field
+    ts = ys.new_zeros(len(plan.times.values)) if "ts" in plan.needs else None
+    return Grads(torch.zeros_like(ys[0]), ts, [torch.zeros_like(p) for p in field.params])

@@ -1,0 +1,196 @@
+"""The exact gradient of the steps taken: each one transposed, from kept graphs or from replay."""
+
+from __future__ import annotations
+
+import bisect
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._adjoints import Discrete
+from .._engine import Grads, Plan
+from .._field import Block, Evaluation
+from .esdirk import Newton, SingularError
+from .loop import Step, inside
+from .rk import Carry, TimeGrads, Transpose, explicit_step
+from .tape import Tape
+
+
+def backward(adjoint: Discrete, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
+    """Transpose every accepted step, last to first."""
+    return _Pass(plan, tape, grad_ys).run()
+
+
+class _Pass:
+    """One backward pass over a trajectory."""
+
+    def __init__(self, plan: Plan, tape: Tape, grad_ys: Tensor):
+        self.plan, self.tape, self.grad_ys = plan, tape, grad_ys
+        self.field, self.trajectory = plan.field, tape.trajectory
+        self.method = tape.trajectory.method
+        self.tableau, self.co = self.method.tableau, self.method.co
+        self.wrt_t = "ts" in plan.needs
+        self.params = [torch.zeros_like(p) for p in self.field.params]
+        self.transpose = Transpose(self.co, self.field, self._add)
+        self.sign = plan.times.direction
+        self.keys = [self.sign * t for t in plan.times.values]
+        self.ts = grad_ys.new_zeros(len(self.keys)) if self.wrt_t else None
+
+    def _add(self, grads: list[Tensor]) -> None:
+        if grads:
+            torch._foreach_add_(self.params, grads)
+
+    def run(self) -> Grads:
+        carry = Carry(torch.zeros_like(self.grad_ys[0]))
+        evals, self.tape.evals = self.tape.evals, None
+        for n in range(len(self.trajectory) - 1, -1, -1):
+            carry = self._step(n, carry, evals.pop() if evals else None)
+        if carry.fsal is not None:
+            time = self._time()
+            lam = carry.lam + self.transpose.pull(carry.at, carry.fsal, time, 0.0)  # type: ignore[arg-type]
+            carry = Carry(lam)
+            if time is not None:
+                self._node(0, time.t0)
+        return Grads(carry.lam + self.grad_ys[0], self.ts, self.params)
+
+    def _time(self) -> TimeGrads | None:
+        zero = self.grad_ys.new_zeros
+        return TimeGrads(zero(()), zero(())) if self.wrt_t else None
+
+    def _step(self, n: int, carry: Carry, evals: list[Evaluation] | None) -> Carry:
+        """Transpose step n: outputs at its end and inside it, then its stages."""
+        t0, t1 = self.trajectory.nodes[n], self.trajectory.nodes[n + 1]
+        first, last = self._outputs(t0, t1)
+        if last > first and self.keys[last - 1] == self.sign * t1:
+            last -= 1
+            carry = Carry(carry.lam + self.grad_ys[last], carry.fsal, carry.at)
+        inner = range(first, last)
+        k = None
+        if evals is None:
+            evals, k = self._replay(n, carry, bool(inner))
+        if self.tableau.extra and inner and len(evals) == self.tableau.stages:
+            raise RuntimeError("bug in pyode: dense stages were not recorded")
+        h = t1 - t0
+        time = self._time()
+        if k is None and time is not None:
+            k = torch.stack([ev.out.detach() for ev in evals])
+        outputs = self._inner(inner, t0, h, len(evals), k, time) if inner else None
+        solve = self._solver(evals, h) if self.tableau.gamma else None
+        back = self.transpose.step(h, evals, carry, outputs, solve, time, k)
+        if inner:
+            back.lam = back.lam + self.grad_ys[inner.start : inner.stop].sum(0)
+        if time is not None:
+            self._node(n, time.t0 - time.h)
+            self._node(n + 1, time.h)
+        return back
+
+    def _outputs(self, t0: float, t1: float) -> tuple[int, int]:
+        """Indices of the outputs in (t0, t1]."""
+        return (
+            bisect.bisect_right(self.keys, self.sign * t0),
+            bisect.bisect_right(self.keys, self.sign * t1),
+        )
+
+    def _inner(
+        self, inner: range, t0: float, h: float, rows: int, k: Tensor | None, time: TimeGrads | None
+    ) -> Tensor:
+        """Cotangents that dense outputs inside the step put on its stages, over h."""
+        g = self.grad_ys[inner.start : inner.stop]
+        thetas = [(self.plan.times.values[i] - t0) / h for i in inner]
+        weights = np.zeros((rows, len(inner)))
+        for j, theta in enumerate(thetas):
+            at = self.tableau.at(theta)
+            weights[: len(at), j] = at[:rows]
+        if time is not None and self.ts is not None:
+            for j, (i, theta) in enumerate(zip(inner, thetas, strict=True)):
+                rate = self.tableau.rate(theta)[:rows]
+                slope = torch.dot(g[j], torch.mv(k[: len(rate)].t(), self.co.tensor(rate)))  # type: ignore[index]
+                value = torch.dot(g[j], torch.mv(k[:rows].t(), self.co.tensor(weights[:, j])))  # type: ignore[index]
+                self.ts[i] += slope
+                time.t0 -= slope
+                time.h += value - theta * slope
+        return self.co.tensor(weights) @ g
+
+    def _node(self, n: int, grad: Tensor) -> None:
+        """∂L/∂(time of node n), for nodes that are tied to an output time; others are constants."""
+        i = self._tie(n)
+        if i is not None and self.ts is not None:
+            self.ts[i] += grad
+
+    def _tie(self, n: int) -> int | None:
+        t = self.sign * self.trajectory.nodes[n]
+        i = bisect.bisect_left(self.keys, t)
+        if i < len(self.keys) and self.keys[i] == t:
+            return i
+        return 0 if isinstance(self.plan.solver.step_size, float) else None
+
+    def _replay(self, n: int, carry: Carry, inner: bool) -> tuple[list[Evaluation], Tensor | None]:
+        """Step n once more, with the graph of each evaluation.
+
+        With "first same as last", the last stage is the next step's first, whose evaluation the
+        carry holds.
+        """
+        trajectory, tableau = self.trajectory, self.tableau
+        y = trajectory.state(n)
+        t0, t1 = trajectory.nodes[n], trajectory.nodes[n + 1]
+        ends = inside(t0, t1, trajectory.jumps, y.dtype) if trajectory.jumps else (t0, t1)
+        if tableau.gamma:
+            return self._replay_implicit(y, *ends)
+        evals: list[Evaluation] = []
+        shared = tableau.fsal and carry.at is not None
+
+        def record(t: float | Tensor, point: Tensor) -> Tensor:
+            if shared and len(evals) == tableau.stages - 1:
+                evals.append(carry.at)  # type: ignore[arg-type]
+            elif tableau.fsal and len(evals) == tableau.stages - 1 and not inner:
+                evals.append(Evaluation(point, point, point))  # nothing depends on it
+            else:
+                evals.append(self.field.evaluation(t, point, self.wrt_t))
+            return evals[-1].out.detach()
+
+        k0 = record(ends[0], y)
+        k, y1 = explicit_step(self.co, record, *ends, ends[1] - ends[0], y, k0)
+        if inner and tableau.extra:
+            step = Step(n, t0, t1, y, y1, k)
+            self.method.sample(record, step, [0.5 * (t0 + t1)])  # type: ignore[arg-type]
+        self.plan.stats.backward.recomputed += len(evals)
+        return evals, k[: len(evals)]
+
+    def _replay_implicit(self, y: Tensor, t0: float, t1: float) -> tuple[list[Evaluation], Tensor]:
+        h = t1 - t0
+        before = self.field.stats.nfe
+        k, _ = self.method.attempt(self.field, t0, t1, y, self.field(t0, y))
+        self.plan.stats.backward.recomputed += self.field.stats.nfe - before
+        evals = [self.field.evaluation(t0, y, self.wrt_t)]
+        for i in range(1, self.tableau.stages):
+            point = (
+                torch.addmv(y, k[:i].t(), self.co.a[i], alpha=h) + (h * self.tableau.gamma) * k[i]
+            )
+            t = t1 if self.co.c[i] == 1.0 else t0 + self.co.c[i] * h
+            evals.append(self.field.evaluation(t, point, self.wrt_t))
+        return evals, k
+
+    def _solver(self, evals: list[Evaluation], h: float):
+        """(i, x) ↦ (I - hγJ_i)^-T x, J_i by one batched vjp at stage i."""
+
+        def solve(i: int, x: Tensor) -> Tensor:
+            ev = evals[i]
+            self.field.stats.njac += 1
+            eye = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
+            if not ev.out.requires_grad:
+                return x
+            (jac,) = torch.autograd.grad(
+                ev.out, ev.y, eye, is_grads_batched=True, retain_graph=True, allow_unused=True
+            )
+            if jac is None:
+                return x
+            try:
+                newton = Newton([Block(0, x.numel(), jac.t())], h, self.tableau.gamma, 0.0)
+            except SingularError:
+                raise RuntimeError(
+                    "bug in pyode: a stage matrix of an accepted step is singular"
+                ) from None
+            return newton.solve(x)
+
+        return solve

@@ -1,0 +1,144 @@
+"""The torch engine: what it supports, and one function a direction."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import _adjoints as adj
+from .. import _solvers as s
+from .._engine import Engine, Grads, Plan, Result
+from .._errors import GradientUnavailable, SolveError
+from .._norms import whole
+from . import backsolve, discrete, interpolating, quadrature, sensitivities, twice
+from ._plans import decide
+from .forward_solve import Recorder, Writer, nan_rows, run
+from .loop import Method
+from .tableaus import TABLEAUS
+from .tape import Tape
+from .trajectory import Trajectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Torch(Engine):
+    """The embedded engine, in PyTorch: every adjoint, CPU and CUDA, nothing else needed."""
+
+    name: ClassVar[str] = "torch"
+    solvers: ClassVar[frozenset[type[s.Solver]]] = frozenset(TABLEAUS)
+    adjoints: ClassVar[frozenset[type[adj.Adjoint]]] = frozenset(
+        {adj.Discrete, adj.Backsolve, adj.Interpolating, adj.Gauss, adj.Quadrature, adj.Forward}
+    )
+    devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+
+    def check(self, plan: Plan) -> None:
+        super().check(plan)
+        second = getattr(plan.adjoint, "solver", None)
+        if second is not None and type(second) not in self.solvers:
+            raise GradientUnavailable(
+                f"the adjoint's `solver` got {second!r}. Pass a solver of the torch engine."
+            )
+        decide(plan)
+
+    def forward(self, plan: Plan, y0: Tensor) -> Result:
+        started = time.perf_counter()
+        stats = plan.field.stats = plan.stats.forward
+        stats.nfe += 1 if plan.field.first is not None else 0
+        try:
+            return _forward(plan, y0)
+        finally:
+            stats.seconds = time.perf_counter() - started
+
+    def backward(self, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
+        started = time.perf_counter()
+        plan.stats.backward = stats = type(plan.stats.backward)()
+        plan.field.stats = stats
+        tape.trajectory.stats = stats
+        try:
+            with torch.no_grad():
+                grads = backward(plan.adjoint, plan, tape, grad_ys)
+        finally:
+            stats.seconds = time.perf_counter() - started
+            stats.peak_bytes = max(stats.peak_bytes, tape.trajectory.bytes_held)
+        return grads
+
+    def replay(self, plan: Plan, tape: Tape, y0: Tensor, ts: Tensor) -> Tensor:
+        """Second derivatives: `Discrete(memory=None)` with an explicit solver."""
+        adjoint = plan.adjoint
+        exact = isinstance(adjoint, adj.Discrete) and adjoint.memory is None
+        if not exact or plan.solver.stiff or plan.batch != "joint":
+            return super().replay(plan, tape, y0, ts)
+        return twice.replay(plan, tape, y0, ts)
+
+    def describe(self, plan: Plan) -> str:
+        return decide(plan).text
+
+
+@functools.singledispatch
+def backward(adjoint: adj.Adjoint, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
+    raise RuntimeError(f"bug in pyode: the torch engine has no {type(adjoint).__name__}")
+
+
+backward.register(adj.Discrete, discrete.backward)
+backward.register(adj.Backsolve, backsolve.backward)
+backward.register(adj.Interpolating, interpolating.backward)
+backward.register(adj.Gauss, quadrature.gauss_backward)
+backward.register(adj.Quadrature, quadrature.quadrature_backward)
+backward.register(adj.Forward, lambda adjoint, plan, tape, g: sensitivities.backward(plan, tape, g))
+
+
+def _forward(plan: Plan, y0: Tensor) -> Result:
+    keep = decide(plan)
+    method = Method(plan.solver, y0.dtype, y0.device)
+    field, n = plan.field, y0.numel()
+    forward_mode = isinstance(plan.adjoint, adj.Forward) and bool(plan.needs)
+    rhs = sensitivities.SensitivityRHS(field) if forward_mode else field
+    z = rhs.start(y0) if forward_mode else y0  # type: ignore[union-attr]
+    trajectory = Trajectory(
+        rhs, method, z, plan.times.values[0], keep.slots, keep.keep_dense, keep.window, plan.jumps
+    )
+    trajectory.stats = plan.stats.forward
+    k0 = field.first[1] if field.first is not None and not forward_mode else None
+    recorder = None
+    if keep.graphs:
+        shared = method.tableau.stages - 1 if method.tableau.fsal else None
+        recorder = Recorder(field, shared, "ts" in plan.needs)
+        k0 = None
+    norm = rhs.norm() if forward_mode else whole(n)  # type: ignore[union-attr]
+    seen = recorder or rhs
+    rows = nan_rows(len(plan.times.values), y0)
+    wide = nan_rows(len(plan.times.values), z) if forward_mode else rows
+    writer = Writer(wide, plan.times.values, method, seen, z.numel())
+    failure = None
+    try:
+        for step in run(plan, seen, z, trajectory, norm, k0, recorder and recorder.retry):
+            writer.write(step)
+            if recorder is not None:
+                recorder.accept(step.t1 in plan.jumps)
+    except SolveError as err:
+        failure = err
+    if forward_mode:
+        rows = wide[:, :n].contiguous()
+    plan.stats.forward.peak_bytes = trajectory.bytes_held
+    tape = Tape(rows, trajectory, recorder.steps if recorder else None)
+    if recorder is not None:
+        held = sum(len(evals) for evals in recorder.steps) * plan.state_bytes
+        plan.stats.forward.peak_bytes = max(plan.stats.forward.peak_bytes, held)
+    if forward_mode:
+        tape.sensitivities = wide[:, n:].reshape(len(wide), n, -1)
+    return Result(rows, tape, _Dense(trajectory, n), failure)
+
+
+@dataclasses.dataclass(eq=False)
+class _Dense:
+    """y(t) `[n]` from a trajectory that may carry sensitivities too."""
+
+    trajectory: Trajectory
+    n: int
+
+    def __call__(self, t: float) -> Tensor:
+        return self.trajectory(t)[: self.n]

@@ -1,0 +1,99 @@
+"""ESDIRK stages: simplified Newton with a dense Jacobian, and the linear solves of the transpose."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._field import Block
+from .rk import Coefficients, Evaluate, combine
+
+MAX_NEWTON = 12
+CONTRACTION = 0.9  # slower than this, the step is retried with half the size
+
+
+class Newton:
+    """(I - hγJ) of one step, factorised; components outside every block have J = 0."""
+
+    def __init__(self, blocks: list[Block], h: float, gamma: float, tol: float):
+        self.factors = []
+        self.tol = tol
+        for block in blocks:
+            eye = torch.eye(
+                block.stop - block.start, dtype=block.jac.dtype, device=block.jac.device
+            )
+            lu, pivots, info = torch.linalg.lu_factor_ex(eye - (h * gamma) * block.jac)
+            if int(info):
+                raise SingularError
+            self.factors.append((block.start, block.stop, lu, pivots))
+
+    def solve(self, r: Tensor) -> Tensor:
+        x = r.clone()
+        for start, stop, lu, pivots in self.factors:
+            part = torch.linalg.lu_solve(lu, pivots, r[start:stop].unsqueeze(1))
+            x[start:stop] = part.squeeze(1)
+        return x
+
+
+class SingularError(ArithmeticError):
+    """I - hγJ could not be factorised, or Newton did not converge: retry with a smaller step."""
+
+
+def esdirk_step(
+    co: Coefficients,
+    evaluate: Evaluate,
+    newton: Newton,
+    scale: Tensor,
+    t0: float,
+    t1: float,
+    h: float,
+    y: Tensor,
+    k0: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """One ESDIRK step: stage derivatives `k` `[stages, n]`, and y1.
+
+    The stage derivative is taken from the stage equation, (y_i - base) / (hγ), not from f: f would
+    amplify the Newton residual by the stiffness.
+
+    Raises:
+        SingularError: Newton did not converge within `MAX_NEWTON` iterations.
+    """
+    tableau = co.tableau
+    gamma = h * tableau.gamma
+    k = torch.empty(len(co.c), y.numel(), dtype=y.dtype, device=y.device)
+    k[0] = evaluate(t0, y) if k0 is None else k0
+    point = y
+    for i in range(1, tableau.stages):
+        base = combine(y, h, k[:i], co.a[i])
+        t = t1 if co.c[i] == 1.0 else t0 + co.c[i] * h
+        point = _newton(evaluate, newton, scale, t, base, gamma, base + gamma * k[i - 1])
+        k[i] = (point - base) / gamma
+    return k, point
+
+
+def _newton(
+    evaluate: Evaluate,
+    newton: Newton,
+    scale: Tensor,
+    t: float,
+    base: Tensor,
+    gamma: float,
+    guess: Tensor,
+) -> Tensor:
+    """Solve x = base + γh f(t, x)."""
+    x, last = guess, float("inf")
+    for _ in range(MAX_NEWTON):
+        residual = base + gamma * evaluate(t, x) - x
+        delta = newton.solve(residual)
+        size = float((delta / scale).abs().max())
+        if not size < float("inf"):
+            raise SingularError
+        x = x + delta
+        # with contraction rate r the remaining error is about r/(1-r)·size
+        rate = size / last if last < float("inf") else 0.5
+        if size == 0.0 or (rate < 1 and size * rate / (1 - rate) <= newton.tol):
+            return x
+        if rate > CONTRACTION and size > 1e3 * newton.tol:
+            raise SingularError
+        last = size
+    raise SingularError

@@ -1,0 +1,138 @@
+"""The forward solve: run the loop over an interval, recording the trajectory and the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .._engine import Plan
+from .._field import Evaluation, Field
+from .._norms import Groups, whole
+from .._stats import Limits
+from .loop import RHS, Integrator, Method, Step
+from .trajectory import Trajectory
+
+
+class Recorder:
+    """The field, with the autograd graph of every evaluation in an accepted step kept.
+
+    `shared` is the stage that is the next step's first ("first same as last"), or None.
+    """
+
+    def __init__(self, field: Field, shared: int | None, wrt_t: bool):
+        self.field, self.shared, self.wrt_t = field, shared, wrt_t
+        self.f, self.stats = field.f, field.stats
+        self.pending: list[Evaluation] = []
+        self.steps: list[list[Evaluation]] = []
+
+    def __call__(self, t: float, y: Tensor) -> Tensor:
+        ev = self.field.evaluation(t, y, self.wrt_t)
+        self.pending.append(ev)
+        return ev.out.detach()
+
+    def blocks(self, t: float, y: Tensor) -> list:
+        raise TypeError("graphs of implicit stages are not recorded")
+
+    def retry(self) -> None:
+        """Drop what a rejected attempt, or the choice of the first step, recorded."""
+        del self.pending[1:]
+
+    def accept(self, jumped: bool) -> None:
+        self.steps.append(self.pending)
+        self.pending = [] if self.shared is None or jumped else [self.pending[self.shared]]
+
+
+class Writer:
+    """Writes the outputs that fall into each step; outputs at a step's end are its own state."""
+
+    def __init__(self, ys: Tensor, times: tuple[float, ...], method: Method, rhs: RHS, n: int):
+        self.ys, self.times, self.method, self.rhs = ys, times, method, rhs
+        self.sign = 1.0 if times[-1] >= times[0] else -1.0
+        self.next, self.n = 1, n
+
+    def write(self, step: Step) -> None:
+        first, sign, end = self.next, self.sign, step.t1
+        while self.next < len(self.times) and sign * (self.times[self.next] - end) < 0:
+            self.next += 1
+        if self.next > first:
+            rows = self.method.sample(self.rhs, step, self.times[first : self.next])
+            self.ys[first : self.next] = rows[:, : self.n]
+        if self.next < len(self.times) and self.times[self.next] == end:
+            self.ys[self.next] = step.y1[: self.n]
+            self.next += 1
+
+
+def targets(plan: Plan) -> list[float]:
+    """Times at which a step must end."""
+    times = plan.times
+    end, sign = times.values[-1], times.direction
+    inner = set(plan.tstops) | set(plan.jumps)
+    if not plan.solver.adaptive and plan.solver.step_size is None:
+        inner |= set(times.values[1:])
+    low, high = sorted(times.span)
+    stops = sorted((t for t in inner if low < t < high), reverse=sign < 0)
+    return [*stops, end]
+
+
+def run(
+    plan: Plan,
+    rhs: RHS,
+    y: Tensor,
+    trajectory: Trajectory,
+    norm: Groups,
+    k0: Tensor | None,
+    on_attempt: Callable[[], None] | None = None,
+) -> Iterator[Step]:
+    """Accepted steps of the whole forward solve, recorded in `trajectory`."""
+    integ = Integrator(
+        rhs,
+        trajectory.method,
+        norm,
+        plan.times.values[0],
+        y,
+        plan.times.values[-1],
+        plan.limits,
+        plan.stats.forward,
+        k0=k0,
+        on_attempt=on_attempt,
+        where={"engine": plan.engine.name},
+        jumps=plan.jumps,
+    )
+    for target in targets(plan):
+        for step in integ.advance(target):
+            trajectory.append(step)
+            yield step
+
+
+def integrate(plan: Plan, y: Tensor, t0: float, t1: float, keep_dense: bool) -> Trajectory:
+    """A dense forward solve of one interval, for a backward pass that needs it again."""
+    field, stats = plan.field, plan.stats.backward
+    method = Method(plan.solver, y.dtype, y.device)
+    trajectory = Trajectory(field, method, y, t0, None, keep_dense=keep_dense, jumps=plan.jumps)
+    limits = Limits(plan.limits.max_steps, plan.limits.timeout)
+    before = stats.nfe
+    integ = Integrator(
+        field,
+        method,
+        whole(y.numel()),
+        t0,
+        y,
+        t1,
+        limits,
+        stats,
+        where={"engine": "torch"},
+        jumps=plan.jumps,
+    )
+    for step in integ.advance(t1):
+        trajectory.append(step)
+    stats.recomputed += stats.nfe - before
+    return trajectory
+
+
+def nan_rows(m: int, y0: Tensor) -> Tensor:
+    """Output rows `[m, n]`, NaN until they are reached."""
+    ys = torch.full((m, y0.numel()), float("nan"), dtype=y0.dtype, device=y0.device)
+    ys[0] = y0
+    return ys

@@ -1,0 +1,54 @@
+"""λ and ∂L/∂θ integrated backwards, y(t) from the forward trajectory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._adjoints import Interpolating
+from .._engine import Grads, Plan
+from .adjoint_rhs import AdjointRHS, Sweep, cotangent_scale, time_grads, zero_grads
+from .tape import Tape
+
+
+def backward(adjoint: Interpolating, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
+    """One sweep of [λ, ∂L/∂θ]."""
+    ys, field = tape.ys, plan.field
+    scale = cotangent_scale(grad_ys)
+    if scale == 0.0:
+        return zero_grads(plan, ys)
+    g, n = grad_ys / scale, ys.shape[1]
+    rhs = AdjointRHS(field, tape.trajectory, bool(field.params))
+    z = ys.new_zeros(n + sum(field.sizes))
+    sweep = Sweep(plan, rhs, z, slice(0, n), adjoint.seminorm)
+    for i in range(len(ys) - 2, -1, -1):
+        sweep.jump(g[i + 1])
+        z = sweep.to(i)
+    lam0 = z[:n] * scale
+    params = field.split_params(z[n:] * scale) if field.params else []
+    return Grads(lam0 + grad_ys[0], time_grads(plan, ys, grad_ys, lam0), params)
+
+
+def sweep_state(
+    plan: Plan, tape: Tape, g: Tensor, on_interval: object = None, on_step: object = None
+) -> Tensor:
+    """Integrate λ alone; returns λ(t_0+) `[n]`.
+
+    Args:
+        g: cotangents `[m, n]`.
+        on_step: called with each accepted backward step.
+        on_interval: called with i after the interval [t_i, t_i+1] is done.
+    """
+    n = g.shape[1]
+    rhs = AdjointRHS(plan.field, tape.trajectory, False)
+    sweep = Sweep(plan, rhs, torch.zeros_like(g[0]), slice(0, n))
+    lam = g[-1]
+    for i in range(len(g) - 2, -1, -1):
+        sweep.jump(g[i + 1])
+        if callable(on_step):
+            lam = sweep.to(i, lambda step: on_step(sweep, step))
+        else:
+            lam = sweep.to(i)
+        if callable(on_interval):
+            on_interval(i)
+    return lam

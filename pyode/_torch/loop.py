@@ -1,0 +1,300 @@
+"""The loop: attempt, judge, accept or retry, until a target time. Forward and adjoint solves alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._field import Block
+from .._norms import Groups
+from .._solvers import AdaptiveSolver, Solver
+from .._stats import Limits, Stats
+from . import diagnose
+from .esdirk import Newton, SingularError, esdirk_step
+from .rk import coefficients, dense_stages, explicit_step
+from .tableaus import tableau_of
+
+EPS = float(np.finfo(float).eps)
+
+
+class RHS(Protocol):
+    """What the loop integrates: the user's field, or an adjoint equation."""
+
+    def __call__(self, t: float, y: Tensor) -> Tensor: ...
+
+    def blocks(self, t: float, y: Tensor) -> list[Block]:
+        """Dense diagonal blocks of ∂f/∂y, for implicit methods."""
+        ...
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Step:
+    """An accepted step: y(t0) = y0, y(t1) = y1, stage derivatives `k`."""
+
+    index: int
+    t0: float
+    t1: float
+    y0: Tensor
+    y1: Tensor
+    k: Tensor
+    filled: bool = False  # the dense output's own stages are there
+
+    @property
+    def h(self) -> float:
+        return self.t1 - self.t0
+
+
+class Method:
+    """A solver bound to a dtype and device: attempts steps and estimates their errors."""
+
+    def __init__(self, solver: Solver, dtype: torch.dtype, device: torch.device):
+        self.solver = solver
+        self.tableau = tableau_of(solver)
+        self.co = coefficients(self.tableau, dtype, device)
+        self.adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
+        self._jac: tuple[float, Tensor, list[Block]] | None = None
+
+    def attempt(
+        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Stage derivatives and y1 of the step from t0 to t1."""
+        h = t1 - t0
+        if not self.tableau.gamma:
+            return explicit_step(self.co, rhs, t0, t1, h, y, k0)
+        if self._jac is None or self._jac[0] != t0 or self._jac[1] is not y:
+            self._jac = (t0, y, rhs.blocks(t0, y))
+        solver = self.solver
+        rtol, atol = getattr(solver, "rtol", 1e-6), getattr(solver, "atol", 1e-8)
+        floor = 50 * torch.finfo(y.dtype).eps
+        newton = Newton(self._jac[2], h, self.tableau.gamma, max(1e-3, floor / max(rtol, floor)))
+        scale = atol + max(rtol, floor) * y.abs()
+        scale.clamp_min_(torch.finfo(y.dtype).tiny)
+        return esdirk_step(self.co, rhs, newton, scale, t0, t1, h, y, k0)
+
+    def sample(self, rhs: RHS, step: Step, times: Sequence[float]) -> Tensor:
+        """Dense output `[m, n]` of a step at `times` inside it."""
+        if self.tableau.extra and not step.filled:
+            dense_stages(self.co, rhs, step.t0, step.t1, step.h, step.y0, step.k)
+            step.filled = True
+        weights = np.stack([self.tableau.at((t - step.t0) / step.h) for t in times])
+        w = self.co.tensor(step.h * weights)
+        return torch.addmm(step.y0.unsqueeze(0), w, step.k[: w.shape[1]])
+
+    def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Groups) -> float:
+        """Error estimate in units of the tolerance (host sync)."""
+        solver: Any = self.solver
+        scale = torch.maximum(y0.abs(), y1.abs()).mul_(solver.rtol).add_(solver.atol)
+        sizes = []
+        for e in self.co.e:
+            sizes.append(norm(torch.mv(k[: len(e)].t(), e).div_(scale)) * abs(h))
+        if len(sizes) == 1:
+            return sizes[0]
+        fifth, third = sizes  # DOP853: Hairer, Nørsett, Wanner (1993), II.10
+        denominator = math.hypot(fifth, 0.1 * third)
+        return fifth * fifth / denominator if denominator > 0 else 0.0
+
+
+class Integrator:
+    """Integrates one right-hand side from one time to others, keeping step size and stages.
+
+    Args:
+        rhs: what to integrate.
+        method: solver bound to dtype and device.
+        norm: error norm.
+        t, y: start.
+        end: the far end of the whole interval (bounds the first step).
+        limits, stats: bounds, and where counts go.
+        k0: f(t, y) if known.
+        on_attempt: called before each attempt (drops what a rejected attempt recorded).
+        where: facts for error messages.
+        jumps: times at which f jumps: it is evaluated just before and just after them.
+    """
+
+    def __init__(
+        self,
+        rhs: RHS,
+        method: Method,
+        norm: Groups,
+        t: float,
+        y: Tensor,
+        end: float,
+        limits: Limits,
+        stats: Stats,
+        k0: Tensor | None = None,
+        on_attempt: Callable[[], None] | None = None,
+        where: dict[str, Any] | None = None,
+        jumps: tuple[float, ...] = (),
+    ):
+        self.rhs, self.method, self.norm = rhs, method, norm
+        self.t, self.y, self.k0 = t, y, k0
+        self.start, self.end = t, end
+        self.limits, self.stats, self.jumps = limits, stats, jumps
+        self.on_attempt = on_attempt
+        self.where = {"span": (t, end), "solver": method.solver, "stats": stats} | (where or {})
+        self.h: float | None = None
+        self.errors = [1.0, 1.0]
+        self.deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
+        self.trouble = diagnose.Trouble()
+
+    def reset(self, y: Tensor) -> None:
+        """The state jumped: what is known of its derivative is void; the step size is kept."""
+        self.y, self.k0 = y, None
+
+    def advance(self, target: float) -> Iterator[Step]:
+        """Accepted steps up to exactly `target`."""
+        if self.method.adaptive:
+            while self.t != target:
+                yield self._accept(*self._adaptive(target))
+        else:
+            for t1 in self._nodes(target):
+                self._check_limits()
+                k0 = self._first_stage()
+                k, y1 = self._fixed(t1, k0)
+                yield self._accept(t1, k, y1)
+
+    def _fixed(self, t1: float, k0: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            k, y1 = self._attempt(t1, k0)
+        except SingularError:
+            raise diagnose.newton(self, t1 - self.t) from None
+        if not math.isfinite(float(y1.sum())) and not bool(torch.isfinite(y1).all()):
+            raise diagnose.non_finite(self, t1, k, y1)
+        return k, y1
+
+    def _nodes(self, target: float) -> list[float]:
+        """Step times of a fixed-step solver after the present time."""
+        size = self.method.solver.step_size
+        sign = 1.0 if target > self.t else -1.0
+        if size is None or target == self.t:
+            return [target] if target != self.t else []
+        if isinstance(size, tuple):
+            inner = [s for s in size if sign * (s - self.t) > 0 and sign * (target - s) > 0]
+            return [*sorted(inner, reverse=sign < 0), target]
+        count = math.ceil(abs(target - self.t) / size * (1 - 1e-12))
+        if count > self.limits.max_steps:
+            raise diagnose.too_many(self, count)
+        return [self.t + sign * i * size for i in range(1, count)] + [target]
+
+    def _adaptive(self, target: float) -> tuple[float, Tensor, Tensor]:
+        """Attempt until a step is accepted."""
+        solver: Any = self.method.solver
+        control, order = solver.controller, self.method.tableau.error_order
+        k0 = self._first_stage()
+        if self.h is None:
+            self.h = solver.first_step or self._first_step(k0)
+        sign = 1.0 if target > self.t else -1.0
+        rejected = False
+        while True:
+            self._check_limits()
+            size, t1 = self._clip(sign, min(self.h, solver.max_step), target)
+            if size <= max(16 * EPS * abs(self.t), EPS * EPS * abs(self.end - self.start)):
+                raise diagnose.underflow(self, size, k0)
+            try:
+                k, y1 = self._attempt(t1, k0)
+                error = self.method.error(t1 - self.t, k, self.y, y1, self.norm)
+            except SingularError:
+                k, y1, error = k0, self.y, math.inf
+                self.trouble.newton += 1
+            if error <= 1.0 or (size <= solver.min_step and math.isfinite(error)):
+                self._judge(control, order, error, size, rejected)
+                return t1, k, y1
+            rejected = True
+            self.stats.rejected += 1
+            self.trouble.reject(self.t, size, error)
+            if math.isfinite(error):
+                factor = max(control.factor_min, control.safety * error ** (-1 / order))
+            else:
+                diagnose.raise_if_hopeless(self, k0)
+                self.trouble.remember(self, t1, k, y1)
+                factor = control.factor_min
+            self.h = max(size * min(factor, 0.9), min(solver.min_step, size))
+
+    def _judge(self, control: Any, order: int, error: float, size: float, rejected: bool) -> None:
+        """Choose the next step size after an accepted step."""
+        if error > 1.0:
+            self.stats.forced += 1
+        error = max(error, 1e-10)
+        before, earlier = self.errors
+        factor = control.safety * error ** (-(control.i + control.p + control.d) / order)
+        factor *= before ** ((control.p + 2 * control.d) / order) * earlier ** (-control.d / order)
+        ceiling = 1.0 if rejected else control.factor_max
+        proposal = size * min(ceiling, max(control.factor_min, factor))
+        # a step cut short by a target says nothing against the size that was intended
+        self.h = max(proposal, self.h) if size < self.h and not rejected else proposal  # type: ignore[type-var]
+        self.errors = [error, before]
+
+    def _clip(self, sign: float, size: float, target: float) -> tuple[float, float]:
+        """The step size and end that do not pass the target, nor leave a sliver before it."""
+        left = abs(target - self.t)
+        if size >= left * (1 - 1e-10):
+            return left, target
+        if size > 0.5 * left:
+            size = 0.5 * left
+        t1 = self.t + sign * size
+        return abs(t1 - self.t), t1
+
+    def _attempt(self, t1: float, k0: Tensor) -> tuple[Tensor, Tensor]:
+        if self.on_attempt is not None:
+            self.on_attempt()
+        ends = inside(self.t, t1, self.jumps, self.y.dtype) if self.jumps else (self.t, t1)
+        return self.method.attempt(self.rhs, *ends, self.y, k0)
+
+    def _first_stage(self) -> Tensor:
+        if self.k0 is None:
+            t = inside(self.t, self.end, self.jumps, self.y.dtype)[0] if self.jumps else self.t
+            self.k0 = self.rhs(t, self.y)
+        return self.k0
+
+    def _first_step(self, k0: Tensor) -> float:
+        """Hairer, Nørsett, Wanner (1993), II.4: from y, f and one Euler step."""
+        solver: Any = self.method.solver
+        span = abs(self.end - self.t)
+        scale = self.y.abs().mul_(solver.rtol).add_(solver.atol)
+        d0, d1 = self.norm(self.y / scale), self.norm(k0 / scale)
+        if not (math.isfinite(d0) and math.isfinite(d1)):
+            diagnose.raise_if_hopeless(self, k0)
+        h0 = 1e-6 * max(span, 1e-300) if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+        h0 = min(h0, span)
+        sign = 1.0 if self.end > self.t else -1.0
+        k1 = self.rhs(self.t + sign * h0, self.y + (sign * h0) * k0)
+        d2 = self.norm((k1 - k0) / scale) / h0
+        if not math.isfinite(d2):
+            return h0
+        top = max(d1, d2)
+        order = self.method.tableau.error_order
+        h1 = max(1e-6 * span, h0 * 1e-3) if top <= 1e-15 else (0.01 / top) ** (1 / order)
+        return min(100 * h0, h1, span)
+
+    def _accept(self, t1: float, k: Tensor, y1: Tensor) -> Step:
+        step = Step(self.stats.accepted, self.t, t1, self.y, y1, k)
+        self.stats.accepted += 1
+        tableau = self.method.tableau
+        self.t, self.y = t1, y1
+        self.k0 = k[tableau.stages - 1] if tableau.fsal and t1 not in self.jumps else None
+        self.trouble.accept()
+        return step
+
+    def _check_limits(self) -> None:
+        if self.stats.accepted + self.stats.rejected >= self.limits.max_steps:
+            raise diagnose.max_steps(self)
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise diagnose.timed_out(self)
+
+
+def inside(
+    t0: float, t1: float, jumps: tuple[float, ...], dtype: torch.dtype
+) -> tuple[float, float]:
+    """Move the ends of a step to just inside a jump of f, in the precision f sees."""
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    if t0 in jumps:
+        t0 = float(np.nextafter(kind(t0), kind(math.copysign(math.inf, t1 - t0))))
+    if t1 in jumps:
+        t1 = float(np.nextafter(kind(t1), kind(math.copysign(math.inf, t0 - t1))))
+    return t0, t1

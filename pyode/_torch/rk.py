@@ -1,0 +1,223 @@
+"""One Runge-Kutta step and its transpose: arithmetic on stages, no control flow over time.
+
+`h` is a float, or a vector `[n]` when every sample has its own step size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._field import Evaluation, Field
+from .tableaus import Tableau
+
+Evaluate = Callable[[float | Tensor, Tensor], Tensor]
+
+
+class Coefficients:
+    """A tableau's numbers as tensors of one dtype on one device, and the linear combinations."""
+
+    def __init__(self, tableau: Tableau, dtype: torch.dtype, device: torch.device):
+        self.tableau = tableau
+        self.dtype, self.device = dtype, device
+        self.a = [self.tensor(row[:i]) for i, row in enumerate(tableau.a)]
+        self.b = self.tensor(tableau.weights[: tableau.stages])
+        self.e = [self.tensor(row) for row in tableau.e]
+        self.c = tableau.c
+
+    def tensor(self, values: Sequence[float] | np.ndarray) -> Tensor:
+        return torch.tensor(np.asarray(values, dtype=float), dtype=self.dtype, device=self.device)
+
+    @functools.cached_property
+    def columns(self) -> list[Tensor]:
+        """Column i of the strict lower triangle below row i, for the transpose."""
+        full = len(self.c)
+        a = np.zeros((full, full))
+        for i, row in enumerate(self.tableau.a):
+            a[i, : min(i, len(row))] = row[:i]
+        return [self.tensor(a[i + 1 :, i]) for i in range(full)]
+
+
+@functools.lru_cache(maxsize=64)
+def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Coefficients:
+    return Coefficients(tableau, dtype, device)
+
+
+def combine(y: Tensor, h: float | Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Y + h Σ_i weights[i] rows[i]."""
+    if isinstance(h, Tensor):
+        return torch.addcmul(y, h, torch.mv(rows.t(), weights))
+    return torch.addmv(y, rows.t(), weights, alpha=h)
+
+
+def explicit_step(
+    co: Coefficients,
+    evaluate: Evaluate,
+    t0: float | Tensor,
+    t1: float | Tensor,
+    h: float | Tensor,
+    y: Tensor,
+    k0: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """One explicit step: stage derivatives `k` `[stages + extra, n]`, and y1.
+
+    `k0` is f(t0, y) if it is known (first same as last). Rows of `k` for the dense output's own
+    stages are left for `dense_stages` to fill.
+    """
+    tableau = co.tableau
+    k = torch.empty(len(co.c), y.numel(), dtype=y.dtype, device=y.device)
+    k[0] = evaluate(t0, y) if k0 is None else k0
+    point = y
+    for i in range(1, tableau.stages):
+        point = combine(y, h, k[:i], co.a[i])
+        k[i] = evaluate(_at(t0, t1, h, co.c[i]), point)
+    y1 = point if tableau.fsal else combine(y, h, k[: tableau.stages], co.b)
+    return k, y1
+
+
+def dense_stages(
+    co: Coefficients,
+    evaluate: Evaluate,
+    t0: float | Tensor,
+    t1: float | Tensor,
+    h: float | Tensor,
+    y: Tensor,
+    k: Tensor,
+) -> None:
+    """Fill the trailing stages that only the dense output uses."""
+    for i in range(co.tableau.stages, len(co.c)):
+        k[i] = evaluate(_at(t0, t1, h, co.c[i]), combine(y, h, k[:i], co.a[i]))
+
+
+def _at(t0: float | Tensor, t1: float | Tensor, h: float | Tensor, c: float) -> float | Tensor:
+    if c == 0.0:
+        return t0
+    return t1 if c == 1.0 else t0 + c * (t1 - t0)
+
+
+@dataclasses.dataclass(slots=True)
+class Carry:
+    """The adjoint between two steps, at one node of the time grid.
+
+    Attributes:
+        lam: cotangent of the state `[n]`.
+        fsal: cotangent of f(t, y) at this node, to be pulled back together with the previous
+            step's last stage; with it the evaluation, once one is known.
+        at: the evaluation of f at this node with its graph, or None.
+    """
+
+    lam: Tensor
+    fsal: Tensor | None = None
+    at: Evaluation | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class TimeGrads:
+    """∂L/∂T0 and ∂L/∂h of one step, accumulated as 0-d tensors."""
+
+    t0: Tensor
+    h: Tensor
+
+
+class Transpose:
+    """The exact transpose of explicit and ESDIRK steps, stage by stage.
+
+    Cotangents: a_i of k_i and μ_i = a_i·∂f/∂y of the stage state. Going back from the last stage,
+    a_i = h (b_i λ + Σ_{j>i} a_ji μ_j) + outputs, λ_prev = λ + Σ μ_i (+ outputs).
+    """
+
+    def __init__(self, co: Coefficients, field: Field, add: Callable[[list[Tensor]], None]):
+        self.co, self.field, self.add = co, field, add
+
+    def pull(self, ev: Evaluation, a: Tensor, time: TimeGrads | None, c: float) -> Tensor:
+        """Pull one stage's cotangent back; parameters and times are accumulated."""
+        back = self.field.pull(ev, a)
+        self.add(back.params)
+        if time is not None and back.t is not None:
+            time.t0 += back.t
+            time.h += c * back.t
+        return back.y
+
+    def step(
+        self,
+        h: float | Tensor,
+        evals: Sequence[Evaluation | None],
+        carry: Carry,
+        outputs: Tensor | None,
+        solve: Callable[[int, Tensor], Tensor] | None = None,
+        time: TimeGrads | None = None,
+        k: Tensor | None = None,
+    ) -> Carry:
+        """Transpose one step.
+
+        Args:
+            h: the step size.
+            evals: one evaluation with its graph for each stage (the last may be None when
+                `carry.at` is that evaluation; the first is passed on in the carry).
+            carry: adjoint at the step's end.
+            outputs: cotangents `[stages, n]` that dense outputs inside the step put on k, divided
+                by h, or None.
+            solve: (i, x) ↦ (I - hγJ_i)^-T x with the Jacobian at stage i, for ESDIRK.
+            time: where ∂L/∂T0 and ∂L/∂h go; needs `k`.
+        """
+        co, n_stages = self.co, len(evals)
+        mu = torch.zeros(n_stages, carry.lam.numel(), dtype=carry.lam.dtype, device=co.device)
+        fsal = co.tableau.fsal
+        lam = carry.lam
+        last = co.tableau.stages - 1
+        b = co.tableau.weights
+        for i in range(n_stages - 1, -1, -1):
+            a = self._stage_cotangent(i, h, mu, lam, float(b[i]), outputs)
+            if fsal and i == last:
+                a = carry.fsal if a is None else (a if carry.fsal is None else a + carry.fsal)
+                if a is None:
+                    continue
+                ev = carry.at if carry.at is not None else evals[i]
+                lam = lam + self.pull(ev, a, time, co.c[i])  # type: ignore[arg-type]
+                continue
+            if i == 0 and fsal:
+                if time is not None:
+                    self._time(h, mu, lam, k, time)
+                return Carry(lam + mu.sum(0), a, evals[0])
+            if a is None:
+                continue
+            if solve is not None and i > 0:
+                a = solve(i, a)
+            mu[i] = self.pull(evals[i], a, time, co.c[i])  # type: ignore[arg-type]
+        if time is not None:
+            self._time(h, mu, lam, k, time)
+        return Carry(lam + mu.sum(0))
+
+    def _stage_cotangent(
+        self, i: int, h: float | Tensor, mu: Tensor, lam: Tensor, b: float, outputs: Tensor | None
+    ) -> Tensor | None:
+        """a_i = h (b_i λ + Σ_{j>i} a_ji μ_j + outputs_i), or None where nothing uses k_i."""
+        below = mu[i + 1 :]
+        tableau = self.co.tableau
+        unused = tableau.fsal and i == tableau.stages - 1 and len(mu) == tableau.stages
+        if len(below) and not unused:
+            a = torch.addmv(lam, below.t(), self.co.columns[i][: len(below)], beta=b)
+        elif b != 0.0:
+            a = lam * b
+        else:
+            a = None
+        if outputs is not None:
+            a = outputs[i] if a is None else a + outputs[i]
+        return None if a is None else a * h
+
+    def _time(
+        self, h: float | Tensor, mu: Tensor, lam: Tensor, k: Tensor | None, time: TimeGrads
+    ) -> None:
+        """∂L/∂h through the stage states and the solution: μ_i·Σ a_ij k_j + λ·Σ b_j k_j."""
+        co = self.co
+        for i in range(1, len(mu)):
+            time.h += torch.dot(mu[i], torch.mv(k[:i].t(), co.a[i]))  # type: ignore[index]
+            if co.tableau.gamma:
+                time.h += co.tableau.gamma * torch.dot(mu[i], k[i])  # type: ignore[index]
+        s = co.tableau.stages
+        time.h += torch.dot(lam, torch.mv(k[:s].t(), co.b))  # type: ignore[index]

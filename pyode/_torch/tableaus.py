@@ -1,0 +1,296 @@
+"""Butcher tableaus with dense output: the published numbers, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from .. import _solvers as s
+from . import _dopri8
+
+Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tableau:
+    """A Runge-Kutta method: explicit, or ESDIRK when `gamma` is set.
+
+    Attributes:
+        a: rows of the lower triangle (for ESDIRK with the diagonal); trailing `extra` rows are
+            stages that only the dense output uses.
+        b: weights of the solution.
+        e: rows of error weights: one, or two for DOP853's combined estimate.
+        dense: `[stages, degree]`; y(t0 + θh) = y0 + h Σ_i Σ_j dense[i, j] θ^(j+1) k_i.
+        order: of the solution. error_order: exponent of h in the error estimate.
+        fsal: the last ordinary stage is f(t1, y1), the next step's first.
+    """
+
+    a: Rows
+    b: tuple[float, ...]
+    dense: Rows
+    order: int
+    e: Rows = ()
+    error_order: int = 0
+    fsal: bool = False
+    extra: int = 0
+    gamma: float = 0.0
+
+    @functools.cached_property
+    def c(self) -> tuple[float, ...]:
+        """Nodes: the row sums, with those that are 1 up to rounding made exactly 1."""
+        sums = [float(np.sum(row)) if row else 0.0 for row in self.a]
+        return tuple(round(x, 12) if abs(x - round(x, 12)) < 4e-16 * 8 else x for x in sums)
+
+    @property
+    def stages(self) -> int:
+        """Ordinary stages, those of the dense output not counted."""
+        return len(self.a) - self.extra
+
+    @functools.cached_property
+    def weights(self) -> np.ndarray:
+        """`[stages + extra]` weights of the solution."""
+        return np.array(self.b + (0.0,) * (len(self.a) - len(self.b)))
+
+    @functools.cached_property
+    def polynomial(self) -> np.ndarray:
+        return np.array(self.dense, dtype=float)
+
+    def at(self, theta: float) -> np.ndarray:
+        """Dense-output weights at θ in [0, 1]."""
+        return self.polynomial @ theta ** np.arange(1, self.polynomial.shape[1] + 1)
+
+    def rate(self, theta: float) -> np.ndarray:
+        """Derivative of `at` with respect to θ."""
+        powers = np.arange(1, self.polynomial.shape[1] + 1)
+        return self.polynomial @ (powers * theta ** (powers - 1.0))
+
+    def with_interp(self, interp: str) -> Tableau:
+        """The same steps with another interpolation between them."""
+        if interp == "linear":
+            return dataclasses.replace(self, dense=tuple((w,) for w in self.b))
+        if interp == "cubic":
+            hermite = [(0.0, 3 * w, -2 * w) for w in self.b] + [(0.0, -1.0, 1.0)]
+            hermite[0] = (1.0, 3 * self.b[0] - 2, 1 - 2 * self.b[0])
+            return dataclasses.replace(self, a=(*self.a, self.b), dense=tuple(hermite), extra=1)
+        return self
+
+
+EULER = Tableau(a=((),), b=(1,), dense=((1,),), order=1)
+MIDPOINT = Tableau(a=((), (1 / 2,)), b=(0, 1), dense=((1, -1), (0, 1)), order=2)
+HEUN = Tableau(a=((), (1,)), b=(1 / 2, 1 / 2), dense=((1, -1 / 2), (0, 1 / 2)), order=2)
+HEUN3 = Tableau(
+    a=((), (1 / 3,), (0, 2 / 3)),
+    b=(1 / 4, 0, 3 / 4),
+    dense=((1, -3 / 4), (0, 0), (0, 3 / 4)),
+    order=3,
+)
+RK4 = Tableau(
+    a=((), (1 / 2,), (0, 1 / 2), (0, 0, 1)),
+    b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    dense=((1, -3 / 2, 2 / 3), (0, 1, -2 / 3), (0, 1, -2 / 3), (0, -1 / 2, 2 / 3)),
+    order=4,
+)
+RK38 = Tableau(
+    a=((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)),
+    b=(1 / 8, 3 / 8, 3 / 8, 1 / 8),
+    dense=((1, -15 / 8, 1), (0, 15 / 8, -3 / 2), (0, 3 / 8, 0), (0, -3 / 8, 1 / 2)),
+    order=4,
+)
+HEUN_EULER = dataclasses.replace(HEUN, e=((-1 / 2, 1 / 2),), error_order=2)
+FEHLBERG2 = Tableau(
+    a=((), (1 / 2,), (1 / 256, 255 / 256)),
+    b=(1 / 512, 255 / 256, 1 / 512),
+    e=((-1 / 512, 0, 1 / 512),),
+    error_order=2,
+    dense=((1, -511 / 512), (0, 255 / 256), (0, 1 / 512)),
+    order=2,
+    fsal=False,
+)
+BOSH3 = Tableau(
+    a=((), (1 / 2,), (0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+    b=(2 / 9, 1 / 3, 4 / 9, 0),
+    e=((5 / 72, -1 / 12, -1 / 9, 1 / 8),),
+    error_order=3,
+    dense=((1, -4 / 3, 5 / 9), (0, 1, -2 / 3), (0, 4 / 3, -8 / 9), (0, -1, 1)),
+    order=3,
+    fsal=True,
+)
+DOPRI5 = Tableau(
+    a=(
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    b=(35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0),
+    e=((71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),),
+    error_order=5,
+    dense=(
+        (1, -8048581381 / 2820520608, 8663915743 / 2820520608, -12715105075 / 11282082432),
+        (0, 0, 0, 0),
+        (0, 131558114200 / 32700410799, -68118460800 / 10900136933, 87487479700 / 32700410799),
+        (0, -1754552775 / 470086768, 14199869525 / 1410260304, -10690763975 / 1880347072),
+        (
+            0,
+            127303824393 / 49829197408,
+            -318862633887 / 49829197408,
+            701980252875 / 199316789632,
+        ),
+        (0, -282668133 / 205662961, 2019193451 / 616988883, -1453857185 / 822651844),
+        (0, 40617522 / 29380423, -110615467 / 29380423, 69997945 / 29380423),
+    ),
+    order=5,
+    fsal=True,
+)
+TSIT5 = Tableau(
+    a=(
+        (),
+        (0.161,),
+        (-0.008480655492356989, 0.335480655492357),
+        (2.8971530571054935, -6.359448489975075, 4.3622954328695815),
+        (5.325864828439257, -11.748883564062828, 7.4955393428898365, -0.09249506636175525),
+        (
+            5.86145544294642,
+            -12.92096931784711,
+            8.159367898576159,
+            -0.071584973281401,
+            -0.028269050394068383,
+        ),
+        (
+            0.09646076681806523,
+            0.01,
+            0.4798896504144996,
+            1.379008574103742,
+            -3.290069515436081,
+            2.324710524099774,
+        ),
+    ),
+    b=(
+        0.09646076681806523,
+        0.01,
+        0.4798896504144996,
+        1.379008574103742,
+        -3.290069515436081,
+        2.324710524099774,
+        0,
+    ),
+    e=(
+        (
+            0.0017800110522257773,
+            0.0008164344596567463,
+            -0.007880878010261994,
+            0.1447110071732629,
+            -0.5823571654525552,
+            0.45808210592918686,
+            -0.015151515151515152,
+        ),
+    ),
+    error_order=5,
+    dense=(
+        (0.9999999999999999, -2.763706197274826, 2.9132554618219126, -1.0530884977290216),
+        (0, 0.13169999999999998, -0.2234, 0.1017),
+        (0, 3.930296236894751, -5.941033872131505, 2.490627285651253),
+        (0, -12.411077166933676, 30.33818863028232, -16.548102889244902),
+        (0, 37.50931341651104, -88.1789048947664, 47.37952196281928),
+        (0, -27.896526289197286, 65.09189467479368, -34.87065786149661),
+        (0, 1.5, -4, 2.5),
+    ),
+    order=5,
+    fsal=True,
+)
+DOPRI8 = Tableau(
+    a=_dopri8.A,
+    b=_dopri8.B,
+    e=(_dopri8.E5, _dopri8.E3),
+    error_order=8,
+    dense=_dopri8.DENSE,
+    order=8,
+    fsal=True,
+    extra=3,
+)
+# dense: order 4, C1, derived here from the order conditions (least norm of the free coefficients)
+KVAERNO5 = Tableau(
+    a=(
+        (0,),
+        (0.26, 0.26),
+        (0.13, 0.8403332099679081, 0.26),
+        (0.22371961478320504, 0.476755323197997, -0.06470895363112615, 0.26),
+        (0.16648564323248322, 0.1045001884159172, 0.03631482272098715, -0.13090704451073998, 0.26),
+        (
+            0.13855640231268224,
+            0,
+            -0.04245337201752043,
+            0.02446657898003141,
+            0.6194303907248068,
+            0.26,
+        ),
+        (
+            0.13659751177640292,
+            0,
+            -0.05496908796538376,
+            -0.04118626728321046,
+            0.629933048990164,
+            0.06962479448202728,
+            0.26,
+        ),
+    ),
+    b=(
+        0.13659751177640292,
+        0,
+        -0.05496908796538376,
+        -0.04118626728321046,
+        0.629933048990164,
+        0.06962479448202728,
+        0.26,
+    ),
+    e=(
+        (
+            -0.0019588905362793174,
+            0,
+            -0.012515715947863326,
+            -0.06565284626324187,
+            0.010502658265357234,
+            -0.1903752055179727,
+            0.26,
+        ),
+    ),
+    error_order=5,
+    dense=(
+        (0.9999999999999982, -2.0720375887956752, 1.6904652246969636, -0.48183012412488463),
+        (0, 0, 0, 0),
+        (0, 0.8427243190616459, -1.9053249899848295, 1.0076315829577984),
+        (0, -0.6665857136422367, 1.1684263581516332, -0.5430269117926064),
+        (0, 3.25692881439934, -3.9941254328380342, 1.3671296674288542),
+        (0, -0.6050255205696745, 1.488550219067456, -0.8138999040157545),
+        (0, -0.7560043104533968, 1.5520086209067983, -0.5360043104534006),
+    ),
+    order=5,
+    gamma=0.26,
+)
+
+TABLEAUS: dict[type[s.Solver], Tableau] = {
+    s.Euler: EULER,
+    s.Midpoint: MIDPOINT,
+    s.Heun: HEUN,
+    s.Heun3: HEUN3,
+    s.RK4: RK4,
+    s.RK38: RK38,
+    s.HeunEuler: HEUN_EULER,
+    s.Fehlberg2: FEHLBERG2,
+    s.Bosh3: BOSH3,
+    s.Dopri5: DOPRI5,
+    s.Tsit5: TSIT5,
+    s.Dopri8: DOPRI8,
+    s.Kvaerno5: KVAERNO5,
+}
+
+
+def tableau_of(solver: s.Solver) -> Tableau:
+    """The tableau of a solver, with the interpolation it asks for."""
+    tableau = TABLEAUS[type(solver)]
+    return tableau.with_interp(solver.interp) if isinstance(solver, s.FixedSolver) else tableau

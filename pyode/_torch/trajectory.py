@@ -1,0 +1,132 @@
+"""The forward trajectory on the way back: step times, stored or replayed states, dense output."""
+
+from __future__ import annotations
+
+import bisect
+import collections
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .._stats import Stats
+from .loop import Method, Step, inside
+from .store import Store
+
+
+class Trajectory:
+    """Accepted steps of one forward solve, replayed to the last bit where they are not stored.
+
+    Step times are always kept (one number a step); states as `Store` decides.
+
+    Args:
+        field: the right-hand side; its counters see the replays.
+        method: solver that took the steps.
+        slots: states held, None for all.
+        keep_dense: keep the stage derivatives of every step, so that nothing is replayed.
+        window: dense steps held at one time otherwise.
+    """
+
+    def __init__(
+        self,
+        field: Callable[[float, Tensor], Tensor],
+        method: Method,
+        y0: Tensor,
+        t0: float,
+        slots: int | None,
+        keep_dense: bool = False,
+        window: int = 1,
+        jumps: tuple[float, ...] = (),
+    ):
+        self.field, self.method = field, method
+        self.nodes = [t0]
+        self.store = Store(slots)
+        self.store.offer(0, y0)
+        self.keep_dense = keep_dense
+        self.window = window
+        self.jumps = jumps
+        self.steps: collections.OrderedDict[int, Step] = collections.OrderedDict()
+        self.last: tuple[int, Tensor] = (0, y0)
+        self.stats = Stats()  # where recomputation is counted
+        self._dense_peak = 0
+
+    def __len__(self) -> int:
+        return len(self.nodes) - 1
+
+    @property
+    def bytes_held(self) -> int:
+        """Largest trajectory memory so far: states, the one in hand, and dense steps beyond it."""
+        y = self.last[1]
+        states = self.store.peak + (self.store.slots is not None)
+        return y.numel() * y.element_size() * (states + self._dense_peak)
+
+    def append(self, step: Step) -> None:
+        """Record an accepted step."""
+        self.nodes.append(step.t1)
+        self.store.offer(len(self), step.y1)
+        self.last = (len(self), step.y1)
+        if self.keep_dense:
+            self.steps[step.index] = step
+            self._dense_peak = len(self.steps) * step.k.shape[0]
+
+    def state(self, n: int) -> Tensor:
+        """Y at node n, from the nearest stored state before it."""
+        start = self.store.restart(n)
+        y = self.store.states[start]
+        if start == n:
+            return y
+        if start < self.last[0] <= n:
+            start, y = self.last
+        before = self._nfe()
+        for i in range(start, n):
+            y = self._replay(i, y).y1
+            if i + 1 < n:
+                self.store.offer(i + 1, y)
+        self.stats.recomputed += self._nfe() - before
+        self.last = (n, y)
+        return y
+
+    def step(self, n: int) -> Step:
+        """Step n with its stage derivatives."""
+        if n in self.steps:
+            return self.steps[n]
+        y = self.state(n)
+        before = self._nfe()
+        step = self._replay(n, y)
+        self.stats.recomputed += self._nfe() - before
+        self.steps[n] = step
+        while len(self.steps) > self.window and not self.keep_dense:
+            self.steps.popitem(last=False)
+        self._dense_peak = max(self._dense_peak, (len(self.steps) - 1) * step.k.shape[0])
+        if n + 1 <= len(self):
+            self.last = (n + 1, step.y1)
+        return step
+
+    def _replay(self, n: int, y: Tensor) -> Step:
+        t0, t1 = self.nodes[n], self.nodes[n + 1]
+        ends = inside(t0, t1, self.jumps, y.dtype)
+        k0 = self.field(ends[0], y)
+        k, y1 = self.method.attempt(self.field, *ends, y, k0)  # type: ignore[arg-type]
+        return Step(n, t0, t1, y, y1, k)
+
+    def find(self, t: float) -> int:
+        """The step that holds time t (the later one at a node, seen in the direction of time)."""
+        if self.nodes[-1] >= self.nodes[0]:
+            n = bisect.bisect_right(self.nodes, t) - 1
+        else:
+            n = bisect.bisect_right(self.nodes, -t, key=lambda x: -x) - 1
+        return min(max(n, 0), len(self) - 1)
+
+    def __call__(self, t: float) -> Tensor:
+        """y(t) `[n]`: the node's own state at a node, dense output between nodes."""
+        if len(self) == 0 or t == self.nodes[0]:
+            return self.store.states[0]
+        n = self.find(t)
+        step = self.step(n)
+        if t == self.nodes[n]:
+            return step.y0
+        if t == self.nodes[n + 1]:
+            return step.y1
+        return self.method.sample(self.field, step, [t])[0]  # type: ignore[arg-type]
+
+    def _nfe(self) -> int:
+        return self.field.stats.nfe  # type: ignore[attr-defined]

@@ -1,0 +1,81 @@
+"""Second derivatives: the recorded steps as one differentiable program."""
+
+from __future__ import annotations
+
+import bisect
+
+import torch
+from torch import Tensor
+
+from .._engine import Plan
+from .._field import Field
+from .tape import Tape
+from .trajectory import Trajectory
+
+
+def replay(plan: Plan, tape: Tape, y0: Tensor, ts: Tensor) -> Tensor:
+    """Outputs `[m, n]` as a differentiable function of y0, ts and f's parameters.
+
+    Step sizes are constants, as in `Discrete`'s own backward pass; a step's end that is an output
+    time moves with it. Memory: the autograd graph of the whole solve.
+    """
+    trajectory, field, times = tape.trajectory, plan.field, plan.times.values
+    nodes = _nodes(plan, trajectory, ts)
+    sign = plan.times.direction
+    keys = [sign * t for t in times]
+    rows: list[Tensor] = [y0]
+    y = y0
+    for n in range(len(trajectory)):
+        t0, t1 = nodes[n], nodes[n + 1]
+        last = bisect.bisect_right(keys, sign * trajectory.nodes[n + 1])
+        ends_on_output = last > len(rows) and times[last - 1] == trajectory.nodes[n + 1]
+        inner = list(range(len(rows), last - ends_on_output))
+        k, y1 = _step(field, trajectory, t0, t1, y, bool(inner))
+        for i in inner:
+            rows.append(_dense(trajectory, y, k, t0, t1, ts[i]))
+        y = y1
+        if ends_on_output:
+            rows.append(y)
+    return torch.stack(rows)
+
+
+def _nodes(plan: Plan, trajectory: Trajectory, ts: Tensor) -> list[Tensor]:
+    index = {t: i for i, t in enumerate(plan.times.values)}
+    shift = isinstance(plan.solver.step_size, float)
+    nodes = []
+    for t in trajectory.nodes:
+        if t in index:
+            nodes.append(ts[index[t]].to(torch.float64))
+        elif shift:
+            nodes.append(ts[0].to(torch.float64) + (t - trajectory.nodes[0]))
+        else:
+            nodes.append(torch.tensor(t, dtype=torch.float64, device=ts.device))
+    return nodes
+
+
+def _step(
+    field: Field, trajectory: Trajectory, t0: Tensor, t1: Tensor, y: Tensor, dense: bool
+) -> tuple[list[Tensor], Tensor]:
+    co = trajectory.method.co
+    h = (t1 - t0).to(y.dtype)
+    k: list[Tensor] = []
+    stages = len(co.c) if dense else co.tableau.stages
+    y1 = y
+    for i in range(stages):
+        point = y if i == 0 else y + h * (co.a[i] @ torch.stack(k))
+        t = t0 if co.c[i] == 0.0 else t1 if co.c[i] == 1.0 else t0 + co.c[i] * (t1 - t0)
+        k.append(field.differentiable(t.to(y.dtype), point))
+        if i == co.tableau.stages - 1:
+            y1 = point if co.tableau.fsal else y + h * (co.b @ torch.stack(k))
+    return k, y1
+
+
+def _dense(
+    trajectory: Trajectory, y: Tensor, k: list[Tensor], t0: Tensor, t1: Tensor, t: Tensor
+) -> Tensor:
+    co = trajectory.method.co
+    theta = ((t.to(torch.float64) - t0) / (t1 - t0)).to(y.dtype)
+    poly = co.tensor(trajectory.method.tableau.polynomial)
+    powers = torch.stack([theta**j for j in range(1, poly.shape[1] + 1)])
+    weights = poly @ powers
+    return y + (t1 - t0).to(y.dtype) * (weights @ torch.stack(k[: len(weights)]))
