@@ -1,4 +1,4 @@
-"""Adjoint methods: frozen options, no behaviour. What each does is in the engine's file of its name."""
+"""Adjoint methods: frozen options, no behaviour. An engine has one file for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is: it integrates a plan, and pulls a cotangent back through what it integrated."""
+"""What an engine is: it integrates a plan, and pulls a cotangent back through it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The right-hand side: calls, fused vector-Jacobian products, parameters; the one place of counts."""
+"""The right-hand side: calls, vector-Jacobian products, parameters; the one place of counts."""
 
 from __future__ import annotations
 
@@ -174,9 +174,9 @@ class Field:
             when = float(t) if t.ndim == 0 else "[per-sample times]"
             err.add_note(f"raised in f(t, y) at t={when}, evaluation {self.stats.nfe} of the solve")
             raise
-        if self._plain:
-            if type(out) is Tensor and out.shape == self._shape and out.dtype == layout.dtype:
-                return out.reshape(-1)
+        plain = self._plain and type(out) is Tensor
+        if plain and out.shape == self._shape and out.dtype == layout.dtype:
+            return out.reshape(-1)
         return self._check_tree(out, y)
 
     def _check_tree(self, out: Any, y: Any) -> Tensor:

@@ -64,7 +64,7 @@ def _parts(x: Any) -> Iterator[Any]:
         yield from getattr(x, "__dict__", {}).values()
         slots = getattr(type(x), "__slots__", ())
         yield from (getattr(x, s, None) for s in ([slots] if isinstance(slots, str) else slots))
-        call = getattr(type(x), "__call__", None)
+        call = vars(type(x)).get("__call__")
         if isinstance(call, types.FunctionType):
             yield call
 

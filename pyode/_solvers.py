@@ -14,7 +14,8 @@ from ._errors import InputError
 class PID:
     """Step-size controller: PID in the error, as in Söderlind (2003), doi:10.1145/641876.641877.
 
-    The next step is h·factor, factor = safety · e_n^(-(i+p+d)/k) · e_(n-1)^((p+2d)/k) · e_(n-2)^(-d/k)
+    The next step is h·factor,
+    factor = safety · e_n^(-(i+p+d)/k) · e_(n-1)^((p+2d)/k) · e_(n-2)^(-d/k),
     with e the scaled error and k the order of the error estimate plus one. `PID(p=0)` is the
     classical I controller. `p > 0` smooths the step sizes and saves rejections.
     """
@@ -207,7 +208,7 @@ class Dopri8(AdaptiveSolver):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kvaerno5(AdaptiveSolver):
-    """Kværnø 5(4) (2004, doi:10.1023/B:BITN.0000046811.70614.38): L-stable, stiffly accurate ESDIRK.
+    """Kværnø 5(4), L-stable, stiffly accurate ESDIRK (2004, doi:10.1023/B:BITN.0000046811.70614.38).
 
     Seven stages, six of them implicit: simplified Newton with the dense Jacobian ∂f/∂y of the
     step's start, one LU factorisation a step of size n. Cost O(n³) a step, memory O(n²).

@@ -60,8 +60,8 @@ def _drift(plan: Plan, back: Tensor, y: Tensor) -> float:
 def _warn(plan: Plan, adjoint: Backsolve, i: int, drift: float) -> None:
     times = plan.times.values
     warnings.warn(
-        f"Backsolve drifted: integrated back from t={times[i + 1]:g} to t={times[i]:g}, the state is "
-        f"{drift:.3g} tolerances away from the forward one (limit {adjoint.drift_limit:g}); the "
+        f"Backsolve drifted: integrated back from t={times[i + 1]:g} to t={times[i]:g}, the state "
+        f"is {drift:.3g} tolerances away from the forward one (limit {adjoint.drift_limit:g}); the "
         "gradient is wrong by an unknown amount. Use Interpolating() or Discrete(), or "
         "Backsolve(on_drift='interpolate').",
         DriftWarning,

@@ -1,4 +1,4 @@
-"""ESDIRK stages: simplified Newton with a dense Jacobian, and the linear solves of the transpose."""
+"""ESDIRK stages: simplified Newton with a dense Jacobian; also solves the transpose."""
 
 from __future__ import annotations
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .._adjoints import Interpolating
 from .._engine import Grads, Plan
 from .adjoint_rhs import AdjointRHS, Sweep, cotangent_scale, time_grads, zero_grads
+from .loop import Step
 from .tape import Tape
 
 
@@ -30,7 +33,11 @@ def backward(adjoint: Interpolating, plan: Plan, tape: Tape, grad_ys: Tensor) ->
 
 
 def sweep_state(
-    plan: Plan, tape: Tape, g: Tensor, on_interval: object = None, on_step: object = None
+    plan: Plan,
+    tape: Tape,
+    g: Tensor,
+    on_step: Callable[[Sweep, Step], None],
+    on_interval: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Integrate λ alone; returns λ(t_0+) `[n]`.
 
@@ -45,10 +52,7 @@ def sweep_state(
     lam = g[-1]
     for i in range(len(g) - 2, -1, -1):
         sweep.jump(g[i + 1])
-        if callable(on_step):
-            lam = sweep.to(i, lambda step: on_step(sweep, step))
-        else:
-            lam = sweep.to(i)
-        if callable(on_interval):
+        lam = sweep.to(i, lambda step: on_step(sweep, step))
+        if on_interval is not None:
             on_interval(i)
     return lam

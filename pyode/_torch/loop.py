@@ -1,4 +1,4 @@
-"""The loop: attempt, judge, accept or retry, until a target time. Forward and adjoint solves alike."""
+"""The loop: attempt, judge, accept or retry, until a target time; for every direction."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ EPS = float(np.finfo(float).eps)
 class RHS(Protocol):
     """What the loop integrates: the user's field, or an adjoint equation."""
 
-    def __call__(self, t: float, y: Tensor) -> Tensor: ...
+    def __call__(self, t: Any, y: Tensor, /) -> Tensor: ...
 
-    def blocks(self, t: float, y: Tensor) -> list[Block]:
+    def blocks(self, t: float, y: Tensor, /) -> list[Block]:
         """Dense diagonal blocks of ∂f/∂y, for implicit methods."""
         ...
 

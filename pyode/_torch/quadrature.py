@@ -62,7 +62,7 @@ def gauss_backward(adjoint: Gauss, plan: Plan, tape: Tape, grad_ys: Tensor) -> G
             value = _halving(_integrand(plan, tape, sweep, step), step, total, rtol, atol)
             total.add_(value)
 
-    lam0 = sweep_state(plan, tape, grad_ys / scale, on_step=on_step) * scale
+    lam0 = sweep_state(plan, tape, grad_ys / scale, on_step) * scale
     params = field.split_params(total * scale) if field.params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, ys, grad_ys, lam0), params)
 
@@ -92,7 +92,7 @@ def gauss_pair(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
 
 
 def kronrod_pair(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
-    """Fifteen-point Kronrod, and QUADPACK's estimate of its error from the seven-point Gauss rule."""
+    """Fifteen-point Kronrod, and QUADPACK's error estimate from the seven-point Gauss rule."""
     middle, half = 0.5 * (a + b), 0.5 * (b - a)
     centre = f(middle)
     kronrod, gauss = KRONROD_W[7] * centre, GAUSS7_W[3] * centre
@@ -158,7 +158,7 @@ def quadrature_backward(adjoint: Quadrature, plan: Plan, tape: Tape, grad_ys: Te
             total.add_(_adaptive(dense, times[i + 1], times[i], total, rtol, atol))
         steps.clear()
 
-    lam0 = sweep_state(plan, tape, grad_ys / scale, on_interval, on_step) * scale
+    lam0 = sweep_state(plan, tape, grad_ys / scale, on_step, on_interval) * scale
     params = field.split_params(total * scale) if field.params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, ys, grad_ys, lam0), params)
 

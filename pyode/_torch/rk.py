@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from .._field import Evaluation, Field
 from .tableaus import Tableau
 
-Evaluate = Callable[[float | Tensor, Tensor], Tensor]
+Evaluate = Callable[[Any, Tensor], Tensor]
 
 
 class Coefficients:

@@ -16,7 +16,7 @@ class Store:
     A state is dispensable when a later one has a higher level. Each operation is O(1) amortised.
 
     Args:
-        slots: how many states may be held (None: any number); at least 1. The first is never dropped.
+        slots: how many states may be held, at least 1 (None: any number). The first stays.
     """
 
     def __init__(self, slots: int | None):
