@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ._errors import InputError
+from ._solvers import short_repr
 
 Memory = int | str | None
 
@@ -35,6 +36,10 @@ def parse_bytes(memory: Memory, argument: str = "memory") -> int | None:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adjoint:
     """Base of the adjoint methods."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = short_repr
 
     name: ClassVar[str]
 

@@ -164,7 +164,8 @@ def _plan(
         raise choose("batch", batch, ("joint", "independent"))
     limits = _limits(max_steps, timeout)
     flat = layout.flatten(y0)
-    field, needs = _field(f, layout, flat, times, params)
+    samples = _samples(layout) if batch == "independent" else None
+    field, needs = _field(f, layout, flat, times, params, samples)
     made = Plan(
         field, layout, times, solver, adjoint, _engine(engine), limits, batch,
         _stops("tstops", tstops), _stops("jumps", jumps), bool(progress), needs,
@@ -174,15 +175,17 @@ def _plan(
 
 
 def _field(
-    f: Any, layout: Layout, flat: Tensor, times: Times, params: Any
+    f: Any, layout: Layout, flat: Tensor, times: Times, params: Any, samples: int | None
 ) -> tuple[Field, frozenset[str]]:
     """The field, its parameters found and proved, and which gradients are wanted."""
     if not torch.is_grad_enabled():
         field = Field(f, layout)
+        field.samples = samples
         field.first = (times.values[0], field(times.values[0], flat))
         return field, frozenset()
     found = find_params(f) if params is None else check_params(params)
     field = Field(f, layout, found)
+    field.samples = samples
     mark = watermark()
     ev = field.evaluation(times.values[0], flat)
     if params is None:
@@ -192,6 +195,16 @@ def _field(
     needs |= {"ts"} if times.tensor.requires_grad else set()
     needs |= {"params"} if field.params else set()
     return field, frozenset(needs)
+
+
+def _samples(layout: Layout) -> int:
+    """The batch size of a state with per-sample steps."""
+    if not layout.single or not layout.shapes[0]:
+        raise InputError(
+            "`batch` got 'independent' for a state that is no single tensor `[B, ...]`. Pass one "
+            "tensor whose first dimension is the batch, or batch='joint'."
+        )
+    return layout.shapes[0][0]
 
 
 def _instance(name: str, value: Any, kind: type) -> Any:
@@ -231,10 +244,10 @@ def _stops(name: str, times: Any) -> tuple[float, ...]:
 
 def _check_tolerances(solver: Solver, layout: Layout) -> None:
     eps = torch.finfo(layout.real).eps
-    if isinstance(solver, AdaptiveSolver) and solver.step_size is None and solver.rtol < 10 * eps:
+    if isinstance(solver, AdaptiveSolver) and solver.step_size is None and solver.rtol < eps / 2:
         warnings.warn(
-            f"`rtol` is {solver.rtol:g}, below 10 times the rounding of {layout.real} "
-            f"({10 * eps:.2g}): the tolerance cannot be met. Raise rtol, or use float64.",
+            f"`rtol` is {solver.rtol:g}, below the rounding of {layout.real} ({eps:.2g}): the "
+            f"tolerance cannot be met. Raise rtol to {10 * eps:.0e} or more, or use float64.",
             ToleranceWarning,
             stacklevel=4,
         )

@@ -56,6 +56,7 @@ class Field:
         self.f = f
         self.layout = layout
         self.params = params
+        self.samples: int | None = None  # with per-sample steps: t has shape [samples, 1, ...]
         self.watched: tuple[Tensor, ...] = ()
         self.stats = Stats()
         self.first: tuple[float, Tensor] | None = None
@@ -71,6 +72,9 @@ class Field:
         """The time as f sees it."""
         if isinstance(t, Tensor):
             return t.to(self.layout.real).view(-1, *[1] * (len(self._shape) - 1))
+        if self.samples is not None:
+            shape = (self.samples, *[1] * (len(self._shape) - 1))
+            return torch.full(shape, t, dtype=self.layout.real, device=self.layout.device)
         return torch.full((), t, dtype=self.layout.real, device=self.layout.device)
 
     def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ._errors import InputError
+
+
+def short_repr(options: Any) -> str:
+    """`Name(field=value)` with the tolerances and whatever differs from the defaults."""
+    shown = [
+        f"{field.name}={getattr(options, field.name)!r}"
+        for field in dataclasses.fields(options)
+        if field.name in ("rtol", "atol") or getattr(options, field.name) != field.default
+        if getattr(options, field.name) is not None
+    ]
+    return f"{type(options).__name__}({', '.join(shown)})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +56,10 @@ class Solver:
         step_size: fixed step; the last step of the interval is cut short. A sequence gives the
             step times themselves (it must contain both ends of the interval).
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = short_repr
 
     order: ClassVar[int]
     adaptive: ClassVar[bool] = False

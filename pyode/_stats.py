@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from torch import Tensor
+
 
 @dataclasses.dataclass(slots=True)
 class Stats:
@@ -19,6 +21,8 @@ class Stats:
         peak_bytes: largest number of bytes of trajectory held at one time (states, dense steps,
             and, for `Discrete(memory=None)`, the stage states whose graphs are kept).
         drift: Backsolve only: ‖y_back(t_i) - y_i‖ in units of the tolerance, at each resync.
+        per_sample: with per-sample steps: "accepted" and "rejected", each `[B]`; `accepted` is
+            then the number of joint iterations.
     """
 
     nfe: int = 0
@@ -30,6 +34,7 @@ class Stats:
     forced: int = 0
     seconds: float = 0.0
     peak_bytes: int = 0
+    per_sample: dict[str, Tensor] | None = None
     drift: list[float] = dataclasses.field(default_factory=list)
 
     @property

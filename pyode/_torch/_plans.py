@@ -89,7 +89,7 @@ def _decide(adjoint: adj.Adjoint, plan: Plan) -> Storage:
 @_decide.register
 def _(adjoint: adj.Discrete, plan: Plan) -> Storage:
     stages = tableau_of(plan.solver).stages
-    if adjoint.memory is None and not plan.solver.stiff:
+    if adjoint.memory is None and not plan.solver.stiff and plan.batch == "joint":
         text = f"the graphs of {stages} stages of every step are kept; nothing is replayed"
         return Storage(f"discrete: {text}", None, graphs=True)
     if adjoint.memory is None or adjoint.memory == "steps":

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._adjoints import Backsolve
 from .._engine import Grads, Plan
 from .._errors import DriftWarning
-from .._solvers import AdaptiveSolver
+from .._solvers import AdaptiveSolver, Solver
 from .adjoint_rhs import AdjointRHS, Sweep, cotangent_scale, time_grads, zero_grads
 from .forward_solve import integrate
 from .tape import Tape
@@ -32,7 +32,7 @@ def backward(adjoint: Backsolve, plan: Plan, tape: Tape, grad_ys: Tensor) -> Gra
         sweep.jump(g[i + 1])
         start = sweep.integ.y
         z = sweep.to(i)
-        drift = _drift(plan, z[:n], ys[i])
+        drift = drift_of(plan.solver, z[:n], ys[i])
         plan.stats.backward.drift.append(drift)
         if drift > adjoint.drift_limit and adjoint.on_drift != "ignore":
             if adjoint.on_drift == "interpolate":
@@ -47,14 +47,17 @@ def backward(adjoint: Backsolve, plan: Plan, tape: Tape, grad_ys: Tensor) -> Gra
     return Grads(lam0 + grad_ys[0], time_grads(plan, ys, grad_ys, lam0), params)
 
 
-def _drift(plan: Plan, back: Tensor, y: Tensor) -> float:
-    """‖y_back - y‖ in units of the forward tolerance (RMS), or relative where there is none."""
-    solver = plan.solver
+def tolerance_at(solver: Solver, y: Tensor) -> Tensor:
+    """The unit of drift `[n]`: the solver's tolerance at y, or 1e-6 relative where it has none."""
     if isinstance(solver, AdaptiveSolver) and solver.step_size is None:
-        scale = solver.atol + solver.rtol * y.abs()
-    else:
-        scale = 1e-6 * y.abs().clamp_min(1e-3)
-    return float(torch.linalg.vector_norm((back - y) / scale)) / max(y.numel(), 1) ** 0.5
+        return solver.atol + solver.rtol * y.abs()
+    return 1e-6 * y.abs().clamp_min(1e-3)
+
+
+def drift_of(solver: Solver, back: Tensor, y: Tensor) -> float:
+    """‖y_back - y‖ in units of the forward tolerance (RMS)."""
+    error = (back - y) / tolerance_at(solver, y)
+    return float(torch.linalg.vector_norm(error)) / max(y.numel(), 1) ** 0.5
 
 
 def _warn(plan: Plan, adjoint: Backsolve, i: int, drift: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,18 @@ from torch import Tensor
 from .. import _adjoints as adj
 from .. import _solvers as s
 from .._engine import Engine, Grads, Plan, Result
-from .._errors import GradientUnavailable, SolveError
+from .._errors import GradientUnavailable, InputError, SolveError
 from .._norms import whole
-from . import backsolve, discrete, interpolating, quadrature, sensitivities, twice
+from . import (
+    backsolve,
+    discrete,
+    independent,
+    independent_discrete,
+    interpolating,
+    quadrature,
+    sensitivities,
+    twice,
+)
 from ._plans import decide
 from .forward_solve import Recorder, Writer, nan_rows, run
 from .loop import Method
@@ -42,6 +51,8 @@ class Torch(Engine):
             raise GradientUnavailable(
                 f"the adjoint's `solver` got {second!r}. Pass a solver of the torch engine."
             )
+        if plan.batch == "independent":
+            _check_independent(plan)
         decide(plan)
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
@@ -60,7 +71,10 @@ class Torch(Engine):
         tape.trajectory.stats = stats
         try:
             with torch.no_grad():
-                grads = backward(plan.adjoint, plan, tape, grad_ys)
+                if plan.batch == "independent":
+                    grads = independent_discrete.backward(plan, tape, grad_ys)
+                else:
+                    grads = backward(plan.adjoint, plan, tape, grad_ys)
         finally:
             stats.seconds = time.perf_counter() - started
             stats.peak_bytes = max(stats.peak_bytes, tape.trajectory.bytes_held)
@@ -91,7 +105,39 @@ backward.register(adj.Quadrature, quadrature.quadrature_backward)
 backward.register(adj.Forward, lambda adjoint, plan, tape, g: sensitivities.backward(plan, tape, g))
 
 
+def _check_independent(plan: Plan) -> None:
+    solver = plan.solver
+    if not isinstance(solver, s.AdaptiveSolver) or solver.stiff or solver.step_size is not None:
+        raise InputError(
+            f"`batch` got 'independent' with solver {solver!r}, whose steps no sample controls. "
+            "Pass an explicit adaptive solver such as Tsit5(), or batch='joint'."
+        )
+    if plan.needs and not isinstance(plan.adjoint, adj.Discrete):
+        raise GradientUnavailable(
+            f"`batch` got 'independent' with adjoint {plan.adjoint!r}: per-sample steps have "
+            "Discrete() only. Pass adjoint=Discrete(), or batch='joint'."
+        )
+    if plan.tstops or plan.jumps:
+        raise InputError("`tstops` and `jumps` need batch='joint'.")
+
+
+def _independent(plan: Plan, y0: Tensor) -> Result:
+    """The forward solve with per-sample steps."""
+    method = Method(plan.solver, y0.dtype, y0.device)
+    size = plan.layout.shapes[0][0]
+    start: Any = torch.full((size,), plan.times.values[0], dtype=torch.float64, device=y0.device)
+    trajectory = Trajectory(plan.field, method, y0, start, decide(plan).slots)
+    trajectory.stats = plan.stats.forward
+    rows = nan_rows(len(plan.times.values), y0)
+    failure = independent.Batch(plan, y0, trajectory, rows).run()
+    plan.stats.forward.peak_bytes = trajectory.bytes_held
+    dense = independent_discrete.Dense(trajectory, size, plan.times.direction)
+    return Result(rows, Tape(rows, trajectory), dense, failure)
+
+
 def _forward(plan: Plan, y0: Tensor) -> Result:
+    if plan.batch == "independent":
+        return _independent(plan, y0)
     keep = decide(plan)
     method = Method(plan.solver, y0.dtype, y0.device)
     field, n = plan.field, y0.numel()

@@ -18,7 +18,7 @@ from .._solvers import AdaptiveSolver, Solver
 from .._stats import Limits, Stats
 from . import diagnose
 from .esdirk import Newton, SingularError, esdirk_step
-from .rk import coefficients, dense_stages, explicit_step
+from .rk import coefficients, dense_stages, explicit_step, spread
 from .tableaus import tableau_of
 
 EPS = float(np.finfo(float).eps)
@@ -65,7 +65,9 @@ class Method:
         self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Stage derivatives and y1 of the step from t0 to t1."""
-        h = t1 - t0
+        h: Any = t1 - t0
+        if isinstance(h, Tensor):
+            h = spread(h, y)
         if not self.tableau.gamma:
             return explicit_step(self.co, rhs, t0, t1, h, y, k0)
         if self._jac is None or self._jac[0] != t0 or self._jac[1] is not y:

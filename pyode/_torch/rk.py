@@ -56,6 +56,12 @@ def combine(y: Tensor, h: float | Tensor, rows: Tensor, weights: Tensor) -> Tens
     return torch.addmv(y, rows.t(), weights, alpha=h)
 
 
+def spread(x: Tensor, like: Tensor) -> Tensor:
+    """A `[B]` vector as `[B * d]`; times and sizes in the dtype of `like`."""
+    x = x if x.dtype == torch.bool else x.to(like.dtype)
+    return x.repeat_interleave(like.numel() // max(x.numel(), 1))
+
+
 def explicit_step(
     co: Coefficients,
     evaluate: Evaluate,

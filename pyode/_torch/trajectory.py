@@ -68,6 +68,16 @@ class Trajectory:
             self.steps[step.index] = step
             self._dense_peak = len(self.steps) * step.k.shape[0]
 
+    def record(self, t: Tensor, y: Tensor) -> None:
+        """Record a joint iteration of per-sample steps: times `[B]` and states after it."""
+        self.nodes.append(t)  # type: ignore[arg-type]
+        self.store.offer(len(self), y)
+        self.last = (len(self), y)
+
+    def at(self, n: int) -> Tensor:
+        """Times `[B]` of node n under per-sample steps."""
+        return self.nodes[n]  # type: ignore[return-value]
+
     def state(self, n: int) -> Tensor:
         """Y at node n, from the nearest stored state before it."""
         start = self.store.restart(n)
