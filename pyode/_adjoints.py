@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from ._errors import InputError
@@ -103,6 +103,8 @@ class Backsolve(Continuous):
     Args:
         resync: reset y to the stored output at each output time.
         seminorm: leave ∂L/∂θ out of the error norm (Kidger, Chen, Lyons 2021, arXiv:2009.09457).
+        norm: an error norm in its place: a function of the tuple (y, λ, ∂L/∂θ of each parameter),
+            each in units of the tolerance, that gives a number.
         on_drift: "warn", "interpolate" (redo the interval with the interpolating adjoint) or
             "ignore", when the drift exceeds `drift_limit`.
         drift_limit: in units of the tolerance.
@@ -113,6 +115,7 @@ class Backsolve(Continuous):
     name: ClassVar[str] = "backsolve"
     resync: bool = True
     seminorm: bool = False
+    norm: Callable[[Any], Any] | None = None
     on_drift: str = "warn"
     drift_limit: float = 100.0
 
@@ -121,6 +124,11 @@ class Backsolve(Continuous):
         if self.on_drift not in ("warn", "interpolate", "ignore"):
             raise InputError(
                 f"`on_drift` got {self.on_drift!r}. Pass 'warn', 'interpolate' or 'ignore'."
+            )
+        if self.norm is not None and (self.seminorm or self.on_drift == "interpolate"):
+            raise InputError(
+                "`norm` is given with `seminorm` or on_drift='interpolate', which have their own. "
+                "Pass one of them."
             )
 
 

@@ -26,7 +26,7 @@ from ._field import Field, check_params
 from ._params import find_params, reached, watermark
 from ._solution import Solution
 from ._solvers import AdaptiveSolver, Solver, Tsit5
-from ._state import Layout, Times, check_times, layout_of
+from ._state import Layout, Times, check_times, inside, layout_of
 from ._stats import Limits
 from ._torch.engine import Torch
 
@@ -165,32 +165,40 @@ def _plan(
     limits = _limits(max_steps, timeout)
     flat = layout.flatten(y0)
     samples = _samples(layout) if batch == "independent" else None
-    field, needs = _field(f, layout, flat, times, params, samples)
+    jumps = _stops("jumps", jumps)
+    start = inside(*times.span, jumps, layout.real)[0]
+    field, needs = _field(f, layout, flat, times, start, params, samples)
     made = Plan(
         field, layout, times, solver, adjoint, _engine(engine), limits, batch,
-        _stops("tstops", tstops), _stops("jumps", jumps), bool(progress), needs,
+        _stops("tstops", tstops), jumps, bool(progress), needs,
     )  # fmt: skip
     made.engine.check(made)
     return made, flat, times
 
 
 def _field(
-    f: Any, layout: Layout, flat: Tensor, times: Times, params: Any, samples: int | None
+    f: Any,
+    layout: Layout,
+    flat: Tensor,
+    times: Times,
+    start: float,
+    params: Any,
+    samples: int | None,
 ) -> tuple[Field, frozenset[str]]:
     """The field, its parameters found and proved, and which gradients are wanted."""
     if not torch.is_grad_enabled():
         field = Field(f, layout)
         field.samples = samples
-        field.first = (times.values[0], field(times.values[0], flat))
+        field.first = (start, field(start, flat))
         return field, frozenset()
     found = find_params(f) if params is None else check_params(params)
     field = Field(f, layout, found)
     field.samples = samples
     mark = watermark()
-    ev = field.evaluation(times.values[0], flat)
+    ev = field.evaluation(start, flat)
     if params is None:
         field.params, field.watched = reached(ev.out, [ev.y, ev.t], found, mark)
-    field.first = (times.values[0], ev.out.detach())
+    field.first = (start, ev.out.detach())
     needs = {"y0"} if flat.requires_grad else set()
     needs |= {"ts"} if times.tensor.requires_grad else set()
     needs |= {"params"} if field.params else set()

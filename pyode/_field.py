@@ -184,6 +184,8 @@ class Field:
         return self._check_tree(out, y)
 
     def _check_tree(self, out: Any, y: Any) -> Tensor:
+        if type(out) is list and type(y) is tuple:  # dy/dt of a tuple is often built as a list
+            out = tuple(out)
         leaves, spec = pytree.tree_flatten(out)
         name = name_of(self.f)
         if any(not isinstance(leaf, Tensor) for leaf in leaves) or not leaves:

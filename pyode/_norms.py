@@ -1,11 +1,19 @@
-"""Error norms: RMS over the state, over groups of it, or of part of it (seminorm)."""
+"""Error norms: RMS over the state, over groups of it, of part of it (seminorm), or the caller's."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ._solvers import Solver
+from ._state import Layout
+
+Norm = Callable[[Tensor], float]  # of errors that are already divided by their tolerance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +29,32 @@ class Groups:
     def __call__(self, scaled: Tensor) -> float:
         """Norm of errors that are already divided by their tolerance; one host sync."""
         if len(self.spans) == 1:
-            return _rms(scaled[slice(*self.spans[0])])
-        return max(_rms(scaled[slice(*span)]) for span in self.spans)
+            return rms(scaled[slice(*self.spans[0])])
+        return max(rms(scaled[slice(*span)]) for span in self.spans)
 
 
-def _rms(x: Tensor) -> float:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Largest:
+    """The largest of several norms, each of its own part of the vector."""
+
+    parts: tuple[tuple[slice, Norm], ...]
+
+    def __call__(self, scaled: Tensor) -> float:
+        return max(norm(scaled[part]) for part, norm in self.parts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Custom:
+    """The caller's norm, given the error in the structure of the state."""
+
+    norm: Callable[[Any], Any]
+    unflatten: Callable[[Tensor], Any]
+
+    def __call__(self, scaled: Tensor) -> float:
+        return abs(float(self.norm(self.unflatten(scaled))))
+
+
+def rms(x: Tensor) -> float:
     if x.numel() == 0:
         return 0.0
     return float(torch.linalg.vector_norm(x)) / x.numel() ** 0.5
@@ -33,3 +62,17 @@ def _rms(x: Tensor) -> float:
 
 def whole(n: int) -> Groups:
     return Groups(((0, n),))
+
+
+def state_norm(solver: Solver, layout: Layout) -> Norm:
+    """The norm a solver asks for, of vectors that are states."""
+    norm = getattr(solver, "norm", "rms")  # fixed steps have none
+    if callable(norm):
+        return Custom(norm, layout.unflatten)
+    if norm == "rms":
+        return whole(layout.size)
+    pair = 2 if layout.dtype.is_complex else 1
+    ends = [0]
+    for shape in layout.shapes:
+        ends.append(ends[-1] + pair * shape.numel())
+    return Groups(tuple(itertools.pairwise(ends)))

@@ -100,10 +100,10 @@ class Solution:
 
     def __repr__(self) -> str:
         forward, backward = self.stats.forward, self.stats.backward
+        start, end = self.plan.times.span
         lines = [
             f"Solution: {self.result.value}",
-            f"  {len(self.ts)} outputs in [{float(self.ts[0]):g}, {float(self.ts[-1]):g}], "
-            f"state {_shapes(self.plan)}",
+            f"  {len(self.ts)} outputs in [{start:g}, {end:g}], state {_shapes(self.plan)}",
             f"  {self.plan.engine.name}, {self.plan.solver!r}",
             f"  forward : {forward.accepted} steps, {forward.rejected} rejected, "
             f"{forward.nfe} evaluations, {forward.seconds:.3g} s",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from ._errors import InputError
@@ -106,6 +106,9 @@ class AdaptiveSolver(Solver):
         min_step: steps are not made smaller; an error above tolerance is then accepted, counted
             in `stats.forced`, and warned of.
         max_step: steps are not made larger.
+        norm: "rms" over the whole state; "leaves", the largest RMS of a tree's leaves; or a
+            function of the error in units of the tolerance, in the state's structure, that gives
+            a number (a host sync each time).
     """
 
     adaptive: ClassVar[bool] = True
@@ -115,6 +118,7 @@ class AdaptiveSolver(Solver):
     first_step: float | None = None
     min_step: float = 0.0
     max_step: float = math.inf
+    norm: str | Callable[[Any], Any] = "rms"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,6 +134,10 @@ class AdaptiveSolver(Solver):
             raise InputError(
                 f"`min_step`, `max_step` got {self.min_step!r}, {self.max_step!r}. "
                 "Pass 0 <= min_step < max_step."
+            )
+        if not callable(self.norm) and self.norm not in ("rms", "leaves"):
+            raise InputError(
+                f"`norm` got {self.norm!r}. Pass 'rms', 'leaves' or a function of the error."
             )
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -186,3 +187,15 @@ def _check_monotone(values: tuple[float, ...], name: str) -> None:
                 f"{name}[{i - 1}]={values[i - 1]:g} is followed by {name}[{i}]={values[i]:g}. "
                 "Sort the times and drop repeated ones."
             )
+
+
+def inside(
+    t0: float, t1: float, jumps: tuple[float, ...], dtype: torch.dtype
+) -> tuple[float, float]:
+    """Move the ends of a step to just inside a jump of f, in the precision f sees."""
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    if t0 in jumps:
+        t0 = float(np.nextafter(kind(t0), kind(math.copysign(math.inf, t1 - t0))))
+    if t1 in jumps:
+        t1 = float(np.nextafter(kind(t1), kind(math.copysign(math.inf, t0 - t1))))
+    return t0, t1

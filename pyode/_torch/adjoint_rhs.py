@@ -13,7 +13,7 @@ from torch import Tensor
 from .._engine import Grads, Plan
 from .._errors import BackwardError, InputError, Outcome, ReverseUnstableError, SolveError
 from .._field import Block, Field
-from .._norms import Groups
+from .._norms import Custom, Largest, Norm, rms, state_norm
 from .._solvers import Solver
 from .loop import Integrator, Method, Step
 
@@ -54,12 +54,21 @@ class AdjointRHS:
             return [Block(0, n, -jac.t())]
         return [Block(0, n, jac), Block(n, 2 * n, -jac.t())]
 
-    def norm(self, seminorm: bool) -> Groups:
-        """Max of the RMS norms of y, λ and ∂L/∂θ; the seminorm leaves out the last."""
-        ends = [self.n] if self.y_of_t is not None else [self.n, 2 * self.n]
+    def parts(self, z: Tensor) -> tuple[Any, ...]:
+        """An adjoint state in structures: y (if it is part of it), λ, and ∂L/∂θ a parameter."""
+        n, unflatten = self.n, self.field.layout.unflatten
+        end = n if self.y_of_t is not None else 2 * n
+        lead = [unflatten(part) for part in z[:end].split(n)]
+        return (*lead, *(self.field.split_params(z[end:]) if self.params else ()))
+
+    def norm(self, seminorm: bool, state: Norm) -> Norm:
+        """Largest of y's and λ's `state` norm and ∂L/∂θ's RMS, which the seminorm leaves out."""
+        n = self.n
+        ends = [n] if self.y_of_t is not None else [n, 2 * n]
+        parts = [(slice(end - n, end), state) for end in ends]
         if self.params and not seminorm and self.field.params:
-            ends.append(ends[-1] + sum(self.field.sizes))
-        return Groups(tuple(zip([0, *ends[:-1]], ends, strict=True)))
+            parts.append((slice(ends[-1], None), rms))
+        return Largest(tuple(parts))
 
 
 def reverse_solver(plan: Plan) -> Solver:
@@ -97,16 +106,26 @@ class Sweep:
         z: its state at the end, before the first jump.
         lam: where λ lies in that state.
         seminorm: leave ∂L/∂θ out of the error norm.
+        norm: the caller's own error norm, of the state's parts.
     """
 
-    def __init__(self, plan: Plan, rhs: AdjointRHS, z: Tensor, lam: slice, seminorm: bool = False):
+    def __init__(
+        self,
+        plan: Plan,
+        rhs: AdjointRHS,
+        z: Tensor,
+        lam: slice,
+        seminorm: bool = False,
+        norm: Callable[[Any], Any] | None = None,
+    ):
         self.plan, self.rhs, self.lam = plan, rhs, lam
         self.times = plan.times.values
         self.method = Method(reverse_solver(plan), z.dtype, z.device)
+        state = state_norm(self.method.solver, plan.layout)
         self.integ = Integrator(
             rhs,
             self.method,
-            rhs.norm(seminorm),
+            Custom(norm, rhs.parts) if norm is not None else rhs.norm(seminorm, state),
             self.times[-1],
             z,
             self.times[0],
@@ -114,6 +133,7 @@ class Sweep:
             plan.stats.backward,
             where={"engine": f"{plan.engine.name} {plan.adjoint.name}"},
             jumps=plan.jumps,
+            watch=plan.engine.watch_backward,  # type: ignore[attr-defined]
         )
 
     def jump(self, g: Tensor) -> None:

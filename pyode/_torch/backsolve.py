@@ -27,7 +27,7 @@ def backward(adjoint: Backsolve, plan: Plan, tape: Tape, grad_ys: Tensor) -> Gra
     has_params = bool(field.params)
     rhs = AdjointRHS(field, None, has_params)
     z = torch.cat([ys[-1], torch.zeros_like(ys[-1]), ys.new_zeros(sum(field.sizes))])
-    sweep = Sweep(plan, rhs, z, slice(n, 2 * n), adjoint.seminorm)
+    sweep = Sweep(plan, rhs, z, slice(n, 2 * n), adjoint.seminorm, adjoint.norm)
     for i in range(len(ys) - 2, -1, -1):
         sweep.jump(g[i + 1])
         start = sweep.integ.y

@@ -14,7 +14,7 @@ from .. import _adjoints as adj
 from .. import _solvers as s
 from .._engine import Engine, Grads, Plan, Result
 from .._errors import GradientUnavailable, InputError, SolveError
-from .._norms import whole
+from .._norms import state_norm
 from . import (
     backsolve,
     discrete,
@@ -27,7 +27,7 @@ from . import (
 )
 from ._plans import decide
 from .forward_solve import Recorder, Writer, nan_rows, run
-from .loop import Method
+from .loop import Method, Watch
 from .tableaus import TABLEAUS
 from .tape import Tape
 from .trajectory import Trajectory
@@ -35,7 +35,11 @@ from .trajectory import Trajectory
 
 @dataclasses.dataclass(frozen=True)
 class Torch(Engine):
-    """The embedded engine, in PyTorch: every adjoint, CPU and CUDA, nothing else needed."""
+    """The embedded engine, in PyTorch: every adjoint, CPU and CUDA, nothing else needed.
+
+    Args:
+        watch, watch_backward: told of every step of the forward and of the backward solve.
+    """
 
     name: ClassVar[str] = "torch"
     solvers: ClassVar[frozenset[type[s.Solver]]] = frozenset(TABLEAUS)
@@ -43,6 +47,8 @@ class Torch(Engine):
         {adj.Discrete, adj.Backsolve, adj.Interpolating, adj.Gauss, adj.Quadrature, adj.Forward}
     )
     devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+    watch: Watch | None = None
+    watch_backward: Watch | None = None
 
     def check(self, plan: Plan) -> None:
         super().check(plan)
@@ -119,6 +125,8 @@ def _check_independent(plan: Plan) -> None:
         )
     if plan.tstops or plan.jumps:
         raise InputError("`tstops` and `jumps` need batch='joint'.")
+    if solver.norm != "rms" or plan.engine != Torch():
+        raise InputError("a solver's `norm` and the engine's `watch` need batch='joint'.")
 
 
 def _independent(plan: Plan, y0: Tensor) -> Result:
@@ -154,7 +162,8 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         shared = method.tableau.stages - 1 if method.tableau.fsal else None
         recorder = Recorder(field, shared, "ts" in plan.needs)
         k0 = None
-    norm = rhs.norm() if forward_mode else whole(n)  # type: ignore[union-attr]
+    norm = state_norm(plan.solver, plan.layout)
+    norm = rhs.norm(norm) if forward_mode else norm  # type: ignore[union-attr]
     seen = recorder or rhs
     rows = nan_rows(len(plan.times.values), y0)
     wide = nan_rows(len(plan.times.values), z) if forward_mode else rows

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._engine import Plan
 from .._field import Evaluation, Field
-from .._norms import Groups, whole
+from .._norms import Norm, state_norm
 from .._stats import Limits
 from .loop import RHS, Integrator, Method, Step
 from .trajectory import Trajectory
@@ -81,7 +81,7 @@ def run(
     rhs: RHS,
     y: Tensor,
     trajectory: Trajectory,
-    norm: Groups,
+    norm: Norm,
     k0: Tensor | None,
     on_attempt: Callable[[], None] | None = None,
 ) -> Iterator[Step]:
@@ -99,6 +99,7 @@ def run(
         on_attempt=on_attempt,
         where={"engine": plan.engine.name},
         jumps=plan.jumps,
+        watch=plan.engine.watch,  # type: ignore[attr-defined]
     )
     for target in targets(plan):
         for step in integ.advance(target):
@@ -116,7 +117,7 @@ def integrate(plan: Plan, y: Tensor, t0: float, t1: float, keep_dense: bool) -> 
     integ = Integrator(
         field,
         method,
-        whole(y.numel()),
+        state_norm(plan.solver, plan.layout),
         t0,
         y,
         t1,

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from .._field import Block
-from .._norms import Groups
+from .._norms import Norm
 from .._solvers import AdaptiveSolver, Solver
+from .._state import inside
 from .._stats import Limits, Stats
 from . import diagnose
 from .esdirk import Newton, SingularError, esdirk_step
@@ -49,6 +50,19 @@ class Step:
     @property
     def h(self) -> float:
         return self.t1 - self.t0
+
+
+class Watch:
+    """Told of the loop's work, to be overridden; a method may raise, which ends the solve."""
+
+    def attempt(self, integ: Integrator, size: float) -> None:
+        """A step of `size` from `integ.t`, `integ.y` will be tried."""
+
+    def accept(self, integ: Integrator, step: Step) -> None:
+        """It was accepted; `integ` is at its end."""
+
+    def reject(self, integ: Integrator, size: float) -> None:
+        """It was rejected; `integ` is at its start."""
 
 
 class Method:
@@ -89,7 +103,7 @@ class Method:
         w = self.co.tensor(step.h * weights)
         return torch.addmm(step.y0.unsqueeze(0), w, step.k[: w.shape[1]])
 
-    def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Groups) -> float:
+    def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Norm) -> float:
         """Error estimate in units of the tolerance (host sync)."""
         solver: Any = self.solver
         scale = torch.maximum(y0.abs(), y1.abs()).mul_(solver.rtol).add_(solver.atol)
@@ -117,13 +131,14 @@ class Integrator:
         on_attempt: called before each attempt (drops what a rejected attempt recorded).
         where: facts for error messages.
         jumps: times at which f jumps: it is evaluated just before and just after them.
+        watch: told of every attempt and what became of it.
     """
 
     def __init__(
         self,
         rhs: RHS,
         method: Method,
-        norm: Groups,
+        norm: Norm,
         t: float,
         y: Tensor,
         end: float,
@@ -133,12 +148,13 @@ class Integrator:
         on_attempt: Callable[[], None] | None = None,
         where: dict[str, Any] | None = None,
         jumps: tuple[float, ...] = (),
+        watch: Watch | None = None,
     ):
         self.rhs, self.method, self.norm = rhs, method, norm
         self.t, self.y, self.k0 = t, y, k0
         self.start, self.end = t, end
         self.limits, self.stats, self.jumps = limits, stats, jumps
-        self.on_attempt = on_attempt
+        self.on_attempt, self.watch = on_attempt, watch
         self.where = {"span": (t, end), "solver": method.solver, "stats": stats} | (where or {})
         self.h: float | None = None
         self.errors = [1.0, 1.0]
@@ -195,7 +211,7 @@ class Integrator:
         rejected = False
         while True:
             self._check_limits()
-            size, t1 = self._clip(sign, min(self.h, solver.max_step), target)
+            size, t1 = self._clip(sign, min(max(self.h, solver.min_step), solver.max_step), target)
             if size <= max(16 * EPS * abs(self.t), EPS * EPS * abs(self.end - self.start)):
                 raise diagnose.underflow(self, size, k0)
             try:
@@ -209,6 +225,8 @@ class Integrator:
                 return t1, k, y1
             rejected = True
             self.stats.rejected += 1
+            if self.watch is not None:
+                self.watch.reject(self, size)
             self.trouble.reject(self.t, size, error)
             if math.isfinite(error):
                 factor = max(control.factor_min, control.safety * error ** (-1 / order))
@@ -245,6 +263,8 @@ class Integrator:
     def _attempt(self, t1: float, k0: Tensor) -> tuple[Tensor, Tensor]:
         if self.on_attempt is not None:
             self.on_attempt()
+        if self.watch is not None:
+            self.watch.attempt(self, abs(t1 - self.t))
         ends = inside(self.t, t1, self.jumps, self.y.dtype) if self.jumps else (self.t, t1)
         return self.method.attempt(self.rhs, *ends, self.y, k0)
 
@@ -281,6 +301,8 @@ class Integrator:
         self.t, self.y = t1, y1
         self.k0 = k[tableau.stages - 1] if tableau.fsal and t1 not in self.jumps else None
         self.trouble.accept()
+        if self.watch is not None:
+            self.watch.accept(self, step)
         return step
 
     def _check_limits(self) -> None:
@@ -288,15 +310,3 @@ class Integrator:
             raise diagnose.max_steps(self)
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise diagnose.timed_out(self)
-
-
-def inside(
-    t0: float, t1: float, jumps: tuple[float, ...], dtype: torch.dtype
-) -> tuple[float, float]:
-    """Move the ends of a step to just inside a jump of f, in the precision f sees."""
-    kind = np.float32 if dtype == torch.float32 else np.float64
-    if t0 in jumps:
-        t0 = float(np.nextafter(kind(t0), kind(math.copysign(math.inf, t1 - t0))))
-    if t1 in jumps:
-        t1 = float(np.nextafter(kind(t1), kind(math.copysign(math.inf, t0 - t1))))
-    return t0, t1

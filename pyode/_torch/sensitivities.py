@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._engine import Grads, Plan
 from .._field import Block, Field
-from .._norms import Groups
+from .._norms import Largest, Norm, rms
 from .adjoint_rhs import time_grads
 from .tape import Tape
 
@@ -39,9 +39,9 @@ class SensitivityRHS:
         whole = torch.kron(jac, torch.eye(self.columns, dtype=z.dtype, device=z.device))
         return [Block(0, n, jac), Block(n, z.numel(), whole)]
 
-    def norm(self) -> Groups:
-        end = self.n * (1 + self.columns)
-        return Groups(((0, self.n), (self.n, end)))
+    def norm(self, state: Norm) -> Norm:
+        """Largest of y's `state` norm and the sensitivities' RMS."""
+        return Largest(((slice(0, self.n), state), (slice(self.n, None), rms)))
 
 
 def backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
