@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from ._errors import InputError
+from ._errors import InputError, Options
 from ._solvers import short_repr
 
 Memory = int | str | None
@@ -34,7 +34,7 @@ def parse_bytes(memory: Memory, argument: str = "memory") -> int | None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adjoint:
+class Adjoint(Options):
     """Base of the adjoint methods."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

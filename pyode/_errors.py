@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import enum
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 
 class Outcome(enum.Enum):
@@ -51,6 +52,7 @@ class SolveError(PyodeError, RuntimeError):
         outcome: the `Outcome`.
         t: time reached.
         span: (t0, t1) asked for.
+        state: dtype and device of the state, in words.
         dt: step size at the failure, or None.
         index: number of accepted steps.
         engine: name of the engine.
@@ -70,6 +72,7 @@ class SolveError(PyodeError, RuntimeError):
         self.index: int | None = facts.pop("index", None)
         self.engine: str = facts.pop("engine", "torch")
         self.solver: Any = facts.pop("solver", None)
+        self.state: str = facts.pop("state", "")
         self.cause: str = facts.pop("cause", "")
         self.hint: str = facts.pop("hint", "")
         self.solution: Any = None
@@ -80,8 +83,9 @@ class SolveError(PyodeError, RuntimeError):
     def __str__(self) -> str:
         lines = [self.what]
         if self.span is not None:
+            state = f"{self.state}, " if self.state else ""
             lines.append(
-                f"  solve: engine={self.engine} {self.solver!r}, "
+                f"  solve: engine={self.engine} {self.solver!r}, {state}"
                 f"span [{self.span[0]:g}, {self.span[1]:g}]"
             )
         if self.stats is not None:
@@ -97,6 +101,10 @@ class SolveError(PyodeError, RuntimeError):
         if self.solution is not None:
             lines.append("  The part that was solved is in err.solution.")
         return "\n".join(lines)
+
+    def __reduce__(self) -> Any:
+        """Crosses processes without its solution, which holds f."""
+        return type(self), (self.what,), {**self.__dict__, "solution": None}
 
 
 class MaxStepsError(SolveError):
@@ -135,9 +143,42 @@ class ToleranceWarning(UserWarning):
     """A tolerance is below what the dtype can hold, or was not reached."""
 
 
-def choose(argument: str, got: str, allowed: Iterable[str]) -> InputError:
-    """The error for an unknown name, with the nearest known one."""
+def choose(argument: str, got: object, allowed: Iterable[str]) -> InputError:
+    """The error for an unknown value, with the nearest known one."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(got), names, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"`{argument}` got {got!r}.{guess} Pass one of: {', '.join(names)}.")
+    return InputError(
+        f"`{argument}` got {got!r}.{_guess(got, names)} Pass one of: {', '.join(names)}."
+    )
+
+
+def unknown_option(of: str, options: Iterable[str], known: Iterable[str]) -> InputTypeError | None:
+    """The error for the first option that is not known, with the nearest known one."""
+    names = sorted(known)
+    for got in options:
+        if got not in names:
+            return InputTypeError(
+                f"{of} has no option `{got}`.{_guess(got, names)} It has: {', '.join(names)}."
+            )
+    return None
+
+
+class Options:
+    """Base of frozen dataclasses of options: one that is not known is refused with the nearest."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if args and all(field.kw_only for field in fields.values()):
+            raise InputTypeError(
+                f"{cls.__name__} got {args[0]!r} without a name. Pass options by name; it has: "
+                f"{', '.join(sorted(fields))}."
+            )
+        error = unknown_option(cls.__name__, options, fields)
+        if error is not None:
+            raise error
+        return super().__new__(cls)
+
+
+def _guess(got: object, names: list[str]) -> str:
+    folded = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(str(got).lower(), folded, n=1)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""

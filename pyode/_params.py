@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,66 +23,97 @@ def find_params(f: Callable[..., Any]) -> tuple[Tensor, ...]:
     `functools.partial` arguments, bound objects, and the globals that f's code names.
     """
     found: dict[int, Tensor] = {}
-    for tensor in _reach(f, DEPTH, set()):
+    for _, tensor in _reach("", f, DEPTH, set()):
         if tensor.requires_grad:
             found.setdefault(id(tensor), tensor)
     return tuple(found.values())
 
 
-def _reach(x: Any, depth: int, seen: set[int]) -> Iterator[Tensor]:
+def named_tensors(f: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor f can reach with the name it has there, such as `net.0.weight`: for messages."""
+    for name, tensor in _reach("", f, DEPTH, set()):
+        yield name.lstrip("."), tensor
+
+
+def name_of_tensor(f: Callable[..., Any], tensor: Tensor) -> str:
+    """`'net.0.weight' of shape [3, 2]`, or the shape alone where f has no name for it."""
+    shape = f"of shape {list(tensor.shape)}"
+    names = (name for name, x in named_tensors(f) if x is tensor and name)
+    name = next(names, None)
+    return f"a tensor {shape}" if name is None else f"{name!r} {shape}"
+
+
+def _reach(name: str, x: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     if depth < 0 or x is None or isinstance(x, (str, bytes, int, float, bool, type)):
         return
     if id(x) in seen:
         return
     seen.add(id(x))
     if isinstance(x, Tensor):
-        yield x
+        yield name, x
         return
-    for part in _parts(x):
-        yield from _reach(part, depth - 1, seen)
+    for label, part in _parts(x):
+        yield from _reach(name + label, part, depth - 1, seen)
 
 
-def _parts(x: Any) -> Iterator[Any]:
+def _parts(x: Any) -> Iterator[tuple[str, Any]]:
+    """What x holds, each with what its name adds to that of x."""
     if isinstance(x, torch.nn.Module):
-        yield from x.parameters()
-        for module in x.modules():
-            yield from module.buffers(recurse=False)
-            own = vars(module).items()
-            yield from (v for k, v in own if not k.startswith("_") or isinstance(v, Tensor))
-        if "forward" in vars(x):
-            yield x.forward
+        yield from _module_parts(x)
     elif isinstance(x, functools.partial):
-        yield from (x.func, *x.args, *x.keywords.values())
+        yield from (("", x.func), *_indexed(x.args), *_attributes(x.keywords))
     elif isinstance(x, types.MethodType):
-        yield from (x.__self__, x.__func__)
+        yield from (("", x.__self__), ("", x.__func__))
     elif isinstance(x, types.FunctionType):
         yield from _function_parts(x)
     elif isinstance(x, dict):
-        yield from x.values()
+        yield from ((f"[{k!r}]", v) for k, v in x.items())
     elif isinstance(x, (list, tuple, set, frozenset)):
-        yield from x
+        yield from _indexed(x)
     elif not isinstance(x, (types.ModuleType, types.BuiltinFunctionType, types.CodeType)):
-        yield from getattr(x, "__dict__", {}).values()
+        yield from _attributes(getattr(x, "__dict__", {}))
         slots = getattr(type(x), "__slots__", ())
-        yield from (getattr(x, s, None) for s in ([slots] if isinstance(slots, str) else slots))
-        call = vars(type(x)).get("__call__")
+        slots = [slots] if isinstance(slots, str) else slots
+        yield from _attributes({s: getattr(x, s, None) for s in slots})
+        call = inspect.getattr_static(type(x), "__call__", None)
         if isinstance(call, types.FunctionType):
-            yield call
+            yield "", call
 
 
-def _function_parts(f: types.FunctionType) -> Iterator[Any]:
-    for cell in f.__closure__ or ():
+def _indexed(items: Any) -> Iterator[tuple[str, Any]]:
+    return ((f"[{i}]", item) for i, item in enumerate(items))
+
+
+def _attributes(items: Any) -> Iterator[tuple[str, Any]]:
+    return ((f".{k}", v) for k, v in items.items())
+
+
+def _module_parts(x: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    yield from ((f".{k}", p) for k, p in x.named_parameters())
+    for path, module in x.named_modules():
+        prefix = f".{path}" if path else ""
+        yield from ((f"{prefix}.{k}", b) for k, b in module.named_buffers(recurse=False))
+        own = vars(module).items()
+        shown = ((k, v) for k, v in own if not k.startswith("_") or isinstance(v, Tensor))
+        yield from ((f"{prefix}.{k}", v) for k, v in shown)
+    if "forward" in vars(x):
+        yield "", x.forward
+
+
+def _function_parts(f: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
         try:
-            yield cell.cell_contents
+            yield f".{name}", cell.cell_contents
         except ValueError:  # a cell that is still empty
             continue
-    yield from f.__defaults__ or ()
-    yield from (f.__kwdefaults__ or {}).values()
-    yield getattr(f, "__wrapped__", None)
+    yield from _indexed(f.__defaults__ or ())
+    yield from _attributes(f.__kwdefaults__ or {})
+    yield "", getattr(f, "__wrapped__", None)
     codes = [f.__code__]
     while codes:
         code = codes.pop()
-        yield from (f.__globals__[n] for n in code.co_names if _is_data(f.__globals__.get(n)))
+        known = ((n, f.__globals__.get(n)) for n in code.co_names)
+        yield from ((f".{n}", v) for n, v in known if _is_data(v))
         codes.extend(c for c in code.co_consts if isinstance(c, types.CodeType))
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from ._errors import InputError
+from ._errors import InputError, Options
 
 
 def short_repr(options: Any) -> str:
@@ -22,7 +22,7 @@ def short_repr(options: Any) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class PID:
+class PID(Options):
     """Step-size controller: PID in the error, as in Söderlind (2003), doi:10.1145/641876.641877.
 
     The next step is h·factor,
@@ -49,7 +49,7 @@ class PID:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Solver:
+class Solver(Options):
     """Options every solver shares.
 
     Args:
