@@ -37,6 +37,10 @@ class RHSError(PyodeError, ValueError):
     """f(t, y) returned something that is not a derivative of y."""
 
 
+class DataError(PyodeError, ValueError):
+    """A data file is missing, broken, or not what its name says."""
+
+
 class GradientUnavailable(PyodeError, NotImplementedError):
     """A gradient was asked for that this combination cannot give."""
 
