@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from ._engine import Plan, Result
-from ._errors import NonFiniteError, SolveError
+from ._adjoints import Discrete
+from ._engine import Grads, Plan, Result
+from ._errors import (
+    BackwardError,
+    GradientUnavailable,
+    NonFiniteError,
+    SolveError,
+    ToleranceWarning,
+)
+from ._params import name_of_tensor
 from ._state import check_finite
+from ._stats import Stats
+
+_TRANSFORMS: Any = torch._C._functorch  # type: ignore[attr-defined]
 
 
 class Solve(torch.autograd.Function):
@@ -21,21 +35,40 @@ class Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, job: Job, y0: Tensor, ts: Tensor, *params: Tensor) -> Tensor:
-        job.result = result = job.plan.engine.forward(job.plan, y0)
+        plan = job.plan
+        ctx.cast = casting(plan.layout.device)
+        with ctx.cast:
+            job.result = result = plan.engine.forward(plan, y0)
         if result.failure is not None:
             raise result.failure
-        ctx.plan, ctx.tape = job.plan, result.tape
-        ctx.save_for_backward(y0, ts, *params)
+        ctx.plan, ctx.tape = plan, result.tape
+        # the outputs are saved for torch's version check: every adjoint but Discrete reads them
+        saved = [] if isinstance(plan.adjoint, Discrete) else [result.ys]
+        ctx.save_for_backward(y0, ts, *params, *saved)
         return result.ys
 
     @staticmethod
     def backward(ctx: Any, grad_ys: Tensor) -> Any:  # type: ignore[override]
         plan: Plan = ctx.plan
-        y0, ts, *params = ctx.saved_tensors
+        y0, ts, *params = ctx.saved_tensors[: 2 + len(plan.field.params)]
+        refuse_transforms("the backward pass of solve", grad_ys)
+        _check_cotangent(plan, grad_ys)
         if torch.is_grad_enabled():
             return None, *_twice(plan, ctx.tape, grad_ys, y0, ts, params)
-        _check_cotangent(plan, grad_ys)
-        grads = plan.engine.backward(plan, ctx.tape, grad_ys.contiguous())
+        try:
+            with ctx.cast:
+                grads = plan.engine.backward(plan, ctx.tape, grad_ys.contiguous())
+                _check_gradient(plan, ctx.tape, grad_ys, grads)
+        except SolveError:
+            raise
+        except Exception as err:
+            where = "out of memory in" if out_of_memory(err) else "in"
+            err.add_note(
+                f"{where} the backward solve ({plan!r}). The forward result is valid; this solve "
+                "accumulated no gradient."
+            )
+            raise
+        warn_forced(plan.stats.backward, "backward")
         g_ts = None if grads.ts is None else grads.ts.to(ts.dtype).to(ts.device)
         return None, grads.y0, g_ts, *grads.params
 
@@ -64,6 +97,87 @@ def _check_cotangent(plan: Plan, grad_ys: Tensor) -> None:
         ) from None
 
 
+def _check_gradient(plan: Plan, tape: Any, grad_ys: Tensor, grads: Grads) -> None:
+    """A gradient that is not finite is a failure, not a result."""
+    field = plan.field
+    found = [grads.y0, *([] if grads.ts is None else [grads.ts]), *grads.params]
+    device = grads.y0.device
+    sizes = [torch.linalg.vector_norm(g).to(device, torch.float64) for g in found]
+    if math.isfinite(float(torch.stack(sizes).sum())):  # one host sync
+        return
+    names = ["y0", *([] if grads.ts is None else ["ts"])]
+    names += [name_of_tensor(field.f, p) for p in field.params]
+    for name, g in zip(names, found, strict=True):
+        bad = int((~torch.isfinite(g)).sum())
+        if bad:
+            plan.engine.explain(plan, tape, grad_ys)
+            raise BackwardError(
+                f"the gradient with respect to {name} came out NaN or Inf ({bad} of {g.numel()} "
+                "entries).",
+                span=plan.times.span[::-1],
+                engine=f"{plan.engine.name} {plan.adjoint.name}",
+                solver=plan.solver,
+                stats=plan.stats.backward,
+                cause="f's derivative is not finite, or the gradient outgrew its dtype",
+                hint="check f's derivative (sqrt, norm, log, where); clip or scale the loss. "
+                "The forward result is valid; this solve accumulated no gradient.",
+            )
+
+
+def casting(device: torch.device) -> torch.autocast:
+    """The autocast state of now, to be entered again when f is evaluated later.
+
+    Without the cache of casts, which would tie one evaluation of f to the graph of another.
+    """
+    kind = device.type
+    return torch.autocast(
+        kind,
+        dtype=torch.get_autocast_dtype(kind),
+        enabled=torch.is_autocast_enabled(kind),
+        cache_enabled=False,
+    )
+
+
+def refuse_transforms(what: str, *tensors: Any) -> None:
+    """Function transforms and forward-mode tangents do not pass through a solve.
+
+    Raises:
+        GradientUnavailable: one is at work.
+    """
+    if _TRANSFORMS.peek_interpreter_stack() is not None or any(
+        _TRANSFORMS.is_batchedtensor(x) or _TRANSFORMS.is_legacy_batchedtensor(x) for x in tensors
+    ):
+        raise GradientUnavailable(
+            f"{what} does not work under torch.func or torch.vmap (nor with is_grads_batched or "
+            "vectorize=True): its steps depend on the data. Give y0 a batch dimension "
+            "(batch='independent' for a step size for each sample), and use backward(), "
+            "torch.autograd.grad or torch.autograd.functional; f itself may use torch.func."
+        )
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise GradientUnavailable(
+            f"{what} got a dual tensor: forward-mode AD does not pass through it. Pass "
+            "adjoint=Forward() for forward sensitivities, and use backward()."
+        )
+
+
+def out_of_memory(err: BaseException) -> bool:
+    if isinstance(err, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(err, RuntimeError) and "can't allocate memory" in str(err)
+
+
+def warn_forced(stats: Stats, direction: str) -> None:
+    """Steps that `min_step` forced are above the tolerance, and are said to be."""
+    if stats.forced:
+        warnings.warn(
+            f"{stats.forced} of {stats.accepted} {direction} steps were accepted above the "
+            f"tolerance because of min_step, the worst by a factor of {stats.forced_error:.3g}. "
+            "Lower min_step, raise rtol and atol, or use a stiff solver (Kvaerno5).",
+            ToleranceWarning,
+            stacklevel=3,
+        )
+
+
 def _twice(
     plan: Plan, tape: Any, grad_ys: Tensor, y0: Tensor, ts: Tensor, params: list[Tensor]
 ) -> list[Tensor | None]:
@@ -89,7 +203,8 @@ def run(plan: Plan, y0: Tensor, ts: Tensor) -> tuple[Tensor, Result]:
         if plan.needs:
             ys = Solve.apply(job, y0, ts, *plan.field.params)
         else:
-            job.result = plan.engine.forward(plan, y0.detach())
+            with casting(plan.layout.device):
+                job.result = plan.engine.forward(plan, y0.detach())
             if job.result.failure is not None:
                 raise job.result.failure
             ys = job.result.ys
@@ -98,4 +213,10 @@ def run(plan: Plan, y0: Tensor, ts: Tensor) -> tuple[Tensor, Result]:
             raise
         err.__dict__["partial"] = job.result
         raise
+    except Exception as err:
+        if out_of_memory(err):
+            err.add_note(f"out of memory in the forward solve: {plan!r}. Nothing was changed.")
+        raise
+    finally:
+        warn_forced(plan.stats.forward, "forward")
     return ys, job.result  # type: ignore[return-value]

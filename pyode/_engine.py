@@ -14,6 +14,7 @@ from ._solvers import Solver
 from ._stats import Limits, SolveStats
 
 if TYPE_CHECKING:
+    from ._clock import Clock
     from ._errors import SolveError
     from ._field import Field
     from ._state import Layout, Times
@@ -36,6 +37,7 @@ class Plan:
     progress: bool = False
     needs: frozenset[str] = frozenset()
     stats: SolveStats = dataclasses.field(default_factory=SolveStats)
+    clock: Clock | None = None  # of the direction that runs, in the plan that direction was given
 
     @property
     def state_bytes(self) -> int:
@@ -115,6 +117,9 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def backward(self, plan: Plan, tape: Any, grad_ys: Tensor) -> Grads:
         """Pull `grad_ys` `[m, n]` back; fills `plan.stats.backward`."""
+
+    def explain(self, plan: Plan, tape: Any, grad_ys: Tensor) -> None:  # noqa: B027
+        """`backward` gave NaN or Inf: raise an error that says where it came from, if it can be."""
 
     def replay(self, plan: Plan, tape: Any, y0: Tensor, ts: Tensor) -> Tensor:
         """The outputs `[m, n]` once more, as a differentiable function: for second derivatives.

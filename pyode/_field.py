@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ._errors import InputTypeError, MissingGradientError, RHSError
+from ._params import name_of_tensor
 from ._state import Layout
 from ._stats import Stats
 
@@ -51,6 +52,8 @@ class Field:
         layout: how the state lies in a vector.
         params: tensors whose gradient is wanted.
     """
+
+    title = "f(t, y)"
 
     def __init__(self, f: Callable[..., Any], layout: Layout, params: tuple[Tensor, ...] = ()):
         self.f = f
@@ -151,6 +154,22 @@ class Field:
             for r, size in zip(rows[1:], self.sizes, strict=False)
         ]
         return ev.out.detach(), jac, torch.cat(blocks, 1) if blocks else y.new_zeros(n, 0)
+
+    def locate(self, i: int) -> str:
+        """Where entry i of a state vector lies in the state."""
+        return self.layout.locate(i)
+
+    def name_of(self, i: int) -> str:
+        """The parameter that entry i of a vector of their gradients belongs to."""
+        for size, p in zip(self.sizes, self.params, strict=True):
+            if i < size:
+                return f"{name_of_tensor(self.f, p)}, entry {i}"
+            i -= size
+        return f"entry {i}"
+
+    def blame(self, t: float, y: Tensor) -> str:
+        """Nothing is known that the message does not say already."""
+        return ""
 
     def flat_params(self, grads: list[Tensor]) -> Tensor:
         """Gradients of the parameters as one real vector in the state's real dtype."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ class Groups:
         """Norm of errors that are already divided by their tolerance; one host sync."""
         if len(self.spans) == 1:
             return rms(scaled[slice(*self.spans[0])])
-        return max(rms(scaled[slice(*span)]) for span in self.spans)
+        return largest([rms(scaled[slice(*span)]) for span in self.spans])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Largest:
     parts: tuple[tuple[slice, Norm], ...]
 
     def __call__(self, scaled: Tensor) -> float:
-        return max(norm(scaled[part]) for part, norm in self.parts)
+        return largest([norm(scaled[part]) for part, norm in self.parts])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +53,11 @@ class Custom:
 
     def __call__(self, scaled: Tensor) -> float:
         return abs(float(self.norm(self.unflatten(scaled))))
+
+
+def largest(values: list[float]) -> float:
+    """The largest, or NaN if one is: `max` may pass over it."""
+    return math.nan if any(v != v for v in values) else max(values)
 
 
 def rms(x: Tensor) -> float:

@@ -70,15 +70,28 @@ class Layout:
         rows = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in leaves]
         return torch.cat([x.reshape(x.shape[0], -1) for x in rows], dim=1)
 
+    def locate(self, i: int) -> str:
+        """Where entry i of a vector lies in the tree, as an index: `[1, 0]` or `['a'][1, 0]`."""
+        pair = 2 if self.dtype.is_complex else 1
+        i //= pair
+        keys = pytree.tree_unflatten(list(range(len(self.shapes))), self.spec)
+        for path, n in pytree.tree_flatten_with_path(keys)[0]:
+            size = self.shapes[n].numel()
+            if i < size:
+                index = [int(k) for k in np.unravel_index(i, tuple(self.shapes[n]))]
+                return ("" if self.single else pytree.keystr(path)) + str(index)
+            i -= size
+        return f"[{i}]"
+
     def _rebuild(self, vector: Tensor, lead: tuple[int, ...]) -> Any:
         pair = 2 if self.dtype.is_complex else 1
         sizes = [shape.numel() * pair for shape in self.shapes]
         leaves = []
         for part, shape in zip(torch.split(vector, sizes, dim=-1), self.shapes, strict=True):
             if pair == 2:
-                leaf = torch.view_as_complex(part.reshape(*lead, *shape, 2))
+                leaf = torch.view_as_complex(part.reshape((*lead, *shape, 2)))
             else:
-                leaf = part.reshape(*lead, *shape)
+                leaf = part.reshape((*lead, *shape))
             leaves.append(leaf)
         return leaves[0] if self.single else pytree.tree_unflatten(leaves, self.spec)
 

@@ -17,6 +17,7 @@ class Stats:
         njac: dense Jacobians.
         recomputed: of `nfe`, those that repeat an evaluation because its result was not stored.
         accepted, rejected, forced: steps (forced: accepted above tolerance because of `min_step`).
+        forced_error: the largest error of a forced step, in units of the tolerance.
         seconds: wall-clock time.
         peak_bytes: largest number of bytes of trajectory held at one time (states, dense steps,
             and, for `Discrete(memory=None)`, the stage states whose graphs are kept).
@@ -32,6 +33,7 @@ class Stats:
     accepted: int = 0
     rejected: int = 0
     forced: int = 0
+    forced_error: float = 0.0
     seconds: float = 0.0
     peak_bytes: int = 0
     per_sample: dict[str, Tensor] | None = None

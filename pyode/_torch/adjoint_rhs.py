@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._engine import Grads, Plan
-from .._errors import BackwardError, InputError, Outcome, ReverseUnstableError, SolveError
+from .._errors import BackwardError, InputError, SolveError
 from .._field import Block, Field
 from .._norms import Custom, Largest, Norm, rms, state_norm
 from .._solvers import Solver
@@ -26,6 +26,8 @@ class AdjointRHS:
         y_of_t: y(t) of the forward solve; None: y is part of the state (backsolve).
         params: whether ∂L/∂θ is part of the state.
     """
+
+    title = "f or its vector-Jacobian product"
 
     def __init__(self, field: Field, y_of_t: Callable[[float], Tensor] | None, params: bool):
         self.field, self.y_of_t, self.params = field, y_of_t, params
@@ -53,6 +55,24 @@ class AdjointRHS:
         if self.y_of_t is not None:
             return [Block(0, n, -jac.t())]
         return [Block(0, n, jac), Block(n, 2 * n, -jac.t())]
+
+    def locate(self, i: int) -> str:
+        """Entry i as a part of y, λ or ∂L/∂θ."""
+        names = ["λ"] if self.y_of_t is not None else ["y", "λ"]
+        for name in names:
+            if i < self.n:
+                return f"{name}{self.field.layout.locate(i)}"
+            i -= self.n
+        return f"∂L/∂θ, {self.field.name_of(i)}"
+
+    def blame(self, t: float, z: Tensor) -> str:
+        """Whether f itself or its derivative is not finite."""
+        y, _ = self.split(z, t)
+        if not bool(torch.isfinite(y).all()):
+            return "f changed after the forward solve: replayed, its trajectory is not finite"
+        if bool(torch.isfinite(self.field(t, y)).all()):
+            return "f is finite there, its derivative is not (sqrt, norm, log or division at 0?)"
+        return ""
 
     def parts(self, z: Tensor) -> tuple[Any, ...]:
         """An adjoint state in structures: y (if it is part of it), λ, and ∂L/∂θ a parameter."""
@@ -134,6 +154,7 @@ class Sweep:
             where={"engine": f"{plan.engine.name} {plan.adjoint.name}"},
             jumps=plan.jumps,
             watch=plan.engine.watch_backward,  # type: ignore[attr-defined]
+            clock=plan.clock,
         )
 
     def jump(self, g: Tensor) -> None:
@@ -157,32 +178,25 @@ class Sweep:
                     if on_step is not None:
                         on_step(step)
         except SolveError as err:
-            raise self.failure(err, i) from err
+            raise backward_failure(self.plan, err, b, a) from err
         return self.integ.y
 
-    def failure(self, err: SolveError, i: int) -> BackwardError:
-        unstable = self.rhs.y_of_t is None and err.outcome in (
-            Outcome.dt_underflow,
-            Outcome.non_finite,
-        )
-        kind = ReverseUnstableError if unstable else BackwardError
-        cause = err.cause
-        if unstable:
-            cause += " [the state is integrated backwards: stable dynamics are unstable backwards]"
-        remedy = "Interpolating() or Discrete(), which keep the forward trajectory; " * unstable
-        return kind(
-            f"the backward solve failed between t={self.times[i + 1]:g} and t={self.times[i]:g}: "
-            f"{err.what}",
-            t=err.t,
-            dt=err.dt,
-            span=err.span,
-            stats=err.stats,
-            index=err.index,
-            engine=err.engine,
-            solver=err.solver,
-            cause=cause,
-            hint=f"{remedy}{err.hint} The forward result is valid; no gradient was accumulated.",
-        )
+
+def backward_failure(plan: Plan, err: SolveError, a: float, b: float) -> BackwardError:
+    """The backward solve failed on its way from t=a to t=b, because of `err`."""
+    return BackwardError(
+        f"the backward solve failed between t={a:g} and t={b:g}: {err.what}",
+        t=err.t,
+        dt=err.dt,
+        span=plan.times.span[::-1],
+        stats=plan.stats.backward,
+        index=plan.stats.backward.accepted if err.index is None else err.index,
+        engine=f"{plan.engine.name} {plan.adjoint.name}",
+        solver=err.solver or plan.solver,
+        state=err.state,
+        cause=err.cause,
+        hint=f"{err.hint} The forward result is valid; this solve accumulated no gradient.",
+    )
 
 
 def time_grads(plan: Plan, ys: Tensor, grad_ys: Tensor, lam0: Tensor) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .._adjoints import Backsolve
 from .._engine import Grads, Plan
-from .._errors import DriftWarning
+from .._errors import BackwardError, DriftWarning, ReverseUnstableError
 from .._solvers import AdaptiveSolver, Solver
 from .adjoint_rhs import AdjointRHS, Sweep, cotangent_scale, time_grads, zero_grads
 from .forward_solve import integrate
@@ -31,20 +32,60 @@ def backward(adjoint: Backsolve, plan: Plan, tape: Tape, grad_ys: Tensor) -> Gra
     for i in range(len(ys) - 2, -1, -1):
         sweep.jump(g[i + 1])
         start = sweep.integ.y
-        z = sweep.to(i)
-        drift = drift_of(plan.solver, z[:n], ys[i])
-        plan.stats.backward.drift.append(drift)
-        if drift > adjoint.drift_limit and adjoint.on_drift != "ignore":
-            if adjoint.on_drift == "interpolate":
-                z = _again(plan, sweep, start, ys, i, n)
-            else:
-                _warn(plan, adjoint, i, drift)
+        try:
+            z = sweep.to(i)
+        except BackwardError as err:
+            unstable = _unstable(err, sweep.integ.y[:n], ys)
+            if unstable is None or adjoint.on_drift != "interpolate":
+                raise unstable or err from err.__cause__
+            plan.stats.backward.drift.append(math.inf)
+            z = _again(plan, sweep, start, ys, i, n)
+            sweep.integ.t, sweep.integ.h = plan.times.values[i], None
+        else:
+            z = _mind_drift(plan, adjoint, sweep, (start, z), ys, i)
         if adjoint.resync or adjoint.on_drift == "interpolate":
             z = torch.cat([ys[i], z[n:]])
             sweep.integ.reset(z)
     lam0 = z[n : 2 * n] * scale
     params = field.split_params(z[2 * n :] * scale) if has_params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, ys, grad_ys, lam0), params)
+
+
+def _mind_drift(
+    plan: Plan,
+    adjoint: Backsolve,
+    sweep: Sweep,
+    ends: tuple[Tensor, Tensor],
+    ys: Tensor,
+    i: int,
+) -> Tensor:
+    """Measure the drift at t_i; the adjoint state there, redone if `on_drift` says so."""
+    (start, z), n = ends, ys.shape[1]
+    drift = drift_of(plan.solver, z[:n], ys[i])
+    plan.stats.backward.drift.append(drift)
+    if drift > adjoint.drift_limit:
+        if adjoint.on_drift == "interpolate":
+            return _again(plan, sweep, start, ys, i, n)
+        if adjoint.on_drift == "warn":
+            _warn(plan, adjoint, i, drift)
+    return z
+
+
+def _unstable(err: BackwardError, y: Tensor, ys: Tensor) -> ReverseUnstableError | None:
+    """The same failure, when it is because the state left the range of the forward one."""
+    back, forth = float(y.abs().max()), float(ys.abs().max())
+    if back <= 10 * forth:
+        return None
+    facts = {k: v for k, v in vars(err).items() if k not in ("what", "cause", "hint", "solution")}
+    return ReverseUnstableError(
+        err.what,
+        cause=f"the state integrated backwards reached |y| = {back:.2g} (forwards: {forth:.2g}): "
+        "dynamics that are stable forwards are unstable backwards",
+        hint="Interpolating() or Discrete(), which keep the forward trajectory; "
+        "Backsolve(on_drift='interpolate') with more output times. "
+        "The forward result is valid; this solve accumulated no gradient.",
+        **facts,
+    )
 
 
 def tolerance_at(solver: Solver, y: Tensor) -> Tensor:

@@ -10,7 +10,11 @@ from torch import Tensor
 
 from .._adjoints import Discrete
 from .._engine import Grads, Plan
+from .._errors import NonFiniteError, SolveError
 from .._field import Block, Evaluation
+from .._params import name_of_tensor
+from . import diagnose
+from .adjoint_rhs import AdjointRHS, backward_failure
 from .esdirk import Newton, SingularError
 from .loop import Step, inside
 from .rk import Carry, TimeGrads, Transpose, explicit_step
@@ -22,10 +26,15 @@ def backward(adjoint: Discrete, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grad
     return _Pass(plan, tape, grad_ys).run()
 
 
+def locate(plan: Plan, tape: Tape, grad_ys: Tensor) -> None:
+    """The same pass with every step checked: it raises where the gradient stops being finite."""
+    _Pass(plan, tape, grad_ys, checked=True).run()
+
+
 class _Pass:
     """One backward pass over a trajectory."""
 
-    def __init__(self, plan: Plan, tape: Tape, grad_ys: Tensor):
+    def __init__(self, plan: Plan, tape: Tape, grad_ys: Tensor, checked: bool = False):
         self.plan, self.tape, self.grad_ys = plan, tape, grad_ys
         self.field, self.trajectory = plan.field, tape.trajectory
         self.method = tape.trajectory.method
@@ -36,6 +45,7 @@ class _Pass:
         self.sign = plan.times.direction
         self.keys = [self.sign * t for t in plan.times.values]
         self.ts = grad_ys.new_zeros(len(self.keys)) if self.wrt_t else None
+        self.checked = checked
 
     def _add(self, grads: list[Tensor]) -> None:
         if grads:
@@ -45,7 +55,14 @@ class _Pass:
         carry = Carry(torch.zeros_like(self.grad_ys[0]))
         evals, self.tape.evals = self.tape.evals, None
         for n in range(len(self.trajectory) - 1, -1, -1):
-            carry = self._step(n, carry, evals.pop() if evals else None)
+            try:
+                self._mind_clock(n)
+                carry = self._step(n, carry, evals.pop() if evals else None)
+                if self.checked:
+                    self._check(n, carry)
+            except SolveError as err:
+                nodes = self.trajectory.nodes
+                raise backward_failure(self.plan, err, nodes[n + 1], nodes[n]) from err
         if carry.fsal is not None:
             time = self._time()
             lam = carry.lam + self.transpose.pull(carry.at, carry.fsal, time, 0.0)  # type: ignore[arg-type]
@@ -53,6 +70,34 @@ class _Pass:
             if time is not None:
                 self._node(0, time.t0)
         return Grads(carry.lam + self.grad_ys[0], self.ts, self.params)
+
+    def _mind_clock(self, n: int) -> None:
+        """The time limit and the progress bar, before step n is transposed."""
+        clock, nodes = self.plan.clock, self.trajectory.nodes
+        if clock is None:
+            return
+        if clock.deadline is not None and clock.late:
+            raise diagnose.late(clock, nodes[n + 1], "while steps were transposed")
+        if clock.bar is not None:
+            clock.bar.move(nodes[n], self.plan.stats.backward, len(self.trajectory) - n)
+
+    def _check(self, n: int, carry: Carry) -> None:
+        """Say where the gradient stopped being finite, and what of it."""
+        named = [("λ", carry.lam)]
+        for p, g in zip(self.field.params, self.params, strict=True):
+            named.append((f"∂L/∂θ, {name_of_tensor(self.field.f, p)}", g))
+        for name, x in named:
+            if not bool(torch.isfinite(x).all()):
+                t, y = self.trajectory.nodes[n], self.trajectory.state(n)
+                rhs = AdjointRHS(self.field, lambda _, y=y: y, False)
+                raise NonFiniteError(
+                    f"the vector-Jacobian product of f made {name} {diagnose.kind_of(x)} in the "
+                    f"step from t={t:.10g}.",
+                    t=t,
+                    index=n,
+                    cause=rhs.blame(t, carry.lam) or "f itself, replayed, is not finite there",
+                    hint="check f's derivative near this time (sqrt, norm, log, where).",
+                )
 
     def _time(self) -> TimeGrads | None:
         zero = self.grad_ys.new_zeros
@@ -99,9 +144,8 @@ class _Pass:
         g = self.grad_ys[inner.start : inner.stop]
         thetas = [(self.plan.times.values[i] - t0) / h for i in inner]
         weights = np.zeros((rows, len(inner)))
-        for j, theta in enumerate(thetas):
-            at = self.tableau.at(theta)
-            weights[: len(at), j] = at[:rows]
+        at = self.tableau.at(np.array(thetas))[:rows]
+        weights[: len(at)] = at
         if time is not None and self.ts is not None:
             for j, (i, theta) in enumerate(zip(inner, thetas, strict=True)):
                 rate = self.tableau.rate(theta)[:rows]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import _adjoints as adj
 from .. import _solvers as s
+from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
 from .._errors import GradientUnavailable, InputError, SolveError
 from .._norms import state_norm
@@ -26,6 +27,7 @@ from . import (
     twice,
 )
 from ._plans import decide
+from .adjoint_rhs import time_grads
 from .forward_solve import Recorder, Writer, nan_rows, run
 from .loop import Method, Watch
 from .tableaus import TABLEAUS
@@ -66,7 +68,8 @@ class Torch(Engine):
         stats = plan.field.stats = plan.stats.forward
         stats.nfe += 1 if plan.field.first is not None else 0
         try:
-            return _forward(plan, y0)
+            with _clock(plan, "forward") as clock:
+                return _forward(dataclasses.replace(plan, clock=clock), y0)
         finally:
             stats.seconds = time.perf_counter() - started
 
@@ -76,15 +79,30 @@ class Torch(Engine):
         plan.field.stats = stats
         tape.trajectory.stats = stats
         try:
-            with torch.no_grad():
-                if plan.batch == "independent":
+            with torch.no_grad(), _clock(plan, "backward") as clock:
+                plan = dataclasses.replace(plan, clock=clock)
+                tape.trajectory.clock = clock
+                if plan.times.values[0] == plan.times.values[-1]:
+                    grads = _at_rest(plan, tape, grad_ys)
+                elif plan.batch == "independent":
                     grads = independent_discrete.backward(plan, tape, grad_ys)
                 else:
                     grads = backward(plan.adjoint, plan, tape, grad_ys)
         finally:
             stats.seconds = time.perf_counter() - started
             stats.peak_bytes = max(stats.peak_bytes, tape.trajectory.bytes_held)
+            tape.trajectory.clock = None
         return grads
+
+    def explain(self, plan: Plan, tape: Tape, grad_ys: Tensor) -> None:
+        """Once more, with every step of `Discrete` or all of the adjoint's state looked at."""
+        adjoint = plan.adjoint
+        if isinstance(adjoint, adj.Discrete) and plan.batch == "joint":
+            with torch.no_grad():
+                discrete.locate(plan, tape, grad_ys)
+        elif getattr(adjoint, "seminorm", False):
+            adjoint = dataclasses.replace(adjoint, seminorm=False)
+            self.backward(dataclasses.replace(plan, adjoint=adjoint), tape, grad_ys)
 
     def replay(self, plan: Plan, tape: Tape, y0: Tensor, ts: Tensor) -> Tensor:
         """Second derivatives: `Discrete(memory=None)` with an explicit solver."""
@@ -109,6 +127,18 @@ backward.register(adj.Interpolating, interpolating.backward)
 backward.register(adj.Gauss, quadrature.gauss_backward)
 backward.register(adj.Quadrature, quadrature.quadrature_backward)
 backward.register(adj.Forward, lambda adjoint, plan, tape, g: sensitivities.backward(plan, tape, g))
+
+
+def _at_rest(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
+    """An interval of zero length: every output is y0."""
+    lam0 = grad_ys[1:].sum(0)
+    params = [torch.zeros_like(p) for p in plan.field.params]
+    return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), params)
+
+
+def _clock(plan: Plan, direction: str) -> Clock:
+    start, end = plan.times.span if direction == "forward" else plan.times.span[::-1]
+    return Clock(start, end, plan.limits.timeout, direction if plan.progress else "")
 
 
 def _check_independent(plan: Plan) -> None:
@@ -136,7 +166,7 @@ def _independent(plan: Plan, y0: Tensor) -> Result:
     start: Any = torch.full((size,), plan.times.values[0], dtype=torch.float64, device=y0.device)
     trajectory = Trajectory(plan.field, method, y0, start, decide(plan).slots)
     trajectory.stats = plan.stats.forward
-    rows = nan_rows(len(plan.times.values), y0)
+    rows = nan_rows(plan.times.values, y0)
     failure = independent.Batch(plan, y0, trajectory, rows).run()
     plan.stats.forward.peak_bytes = trajectory.bytes_held
     dense = independent_discrete.Dense(trajectory, size, plan.times.direction)
@@ -165,8 +195,8 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     norm = state_norm(plan.solver, plan.layout)
     norm = rhs.norm(norm) if forward_mode else norm  # type: ignore[union-attr]
     seen = recorder or rhs
-    rows = nan_rows(len(plan.times.values), y0)
-    wide = nan_rows(len(plan.times.values), z) if forward_mode else rows
+    rows = nan_rows(plan.times.values, y0)
+    wide = nan_rows(plan.times.values, z) if forward_mode else rows
     writer = Writer(wide, plan.times.values, method, seen, z.numel())
     failure = None
     try:

@@ -23,7 +23,8 @@ class Recorder:
 
     def __init__(self, field: Field, shared: int | None, wrt_t: bool):
         self.field, self.shared, self.wrt_t = field, shared, wrt_t
-        self.f, self.stats = field.f, field.stats
+        self.f, self.stats, self.title = field.f, field.stats, field.title
+        self.locate, self.blame = field.locate, field.blame
         self.pending: list[Evaluation] = []
         self.steps: list[list[Evaluation]] = []
 
@@ -100,6 +101,7 @@ def run(
         where={"engine": plan.engine.name},
         jumps=plan.jumps,
         watch=plan.engine.watch,  # type: ignore[attr-defined]
+        clock=plan.clock,
     )
     for target in targets(plan):
         for step in integ.advance(target):
@@ -123,8 +125,9 @@ def integrate(plan: Plan, y: Tensor, t0: float, t1: float, keep_dense: bool) -> 
         t1,
         limits,
         stats,
-        where={"engine": "torch"},
+        where={"engine": f"{plan.engine.name} {plan.adjoint.name}"},
         jumps=plan.jumps,
+        clock=plan.clock,
     )
     for step in integ.advance(t1):
         trajectory.append(step)
@@ -132,8 +135,9 @@ def integrate(plan: Plan, y: Tensor, t0: float, t1: float, keep_dense: bool) -> 
     return trajectory
 
 
-def nan_rows(m: int, y0: Tensor) -> Tensor:
-    """Output rows `[m, n]`, NaN until they are reached."""
-    ys = torch.full((m, y0.numel()), float("nan"), dtype=y0.dtype, device=y0.device)
-    ys[0] = y0
+def nan_rows(times: tuple[float, ...], y0: Tensor) -> Tensor:
+    """Output rows `[m, n]`, NaN until they are reached; those at the start are."""
+    shape = (len(times), y0.numel())
+    ys = torch.full(shape, float("nan"), dtype=y0.dtype, device=y0.device)
+    ys[: times.count(times[0])] = y0
     return ys

@@ -37,7 +37,8 @@ class Batch:
         self.ts = torch.tensor(plan.times.values, dtype=torch.float64, device=y.device)
         self.sign = plan.times.direction
         self.t = self.ts[0].repeat(self.size)
-        self.next = torch.ones(self.size, dtype=torch.long, device=y.device)
+        reached = plan.times.values.count(plan.times.values[0])
+        self.next = torch.full((self.size,), reached, dtype=torch.long, device=y.device)
         self.failed = torch.zeros(self.size, dtype=torch.bool, device=y.device)
         self.error = torch.ones(self.size, dtype=torch.float64, device=y.device)
         self.accepted = torch.zeros(self.size, dtype=torch.long, device=y.device)

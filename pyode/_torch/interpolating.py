@@ -9,7 +9,15 @@ from torch import Tensor
 
 from .._adjoints import Interpolating
 from .._engine import Grads, Plan
-from .adjoint_rhs import AdjointRHS, Sweep, cotangent_scale, time_grads, zero_grads
+from .._errors import SolveError
+from .adjoint_rhs import (
+    AdjointRHS,
+    Sweep,
+    backward_failure,
+    cotangent_scale,
+    time_grads,
+    zero_grads,
+)
 from .loop import Step
 from .tape import Tape
 
@@ -54,5 +62,9 @@ def sweep_state(
         sweep.jump(g[i + 1])
         lam = sweep.to(i, lambda step: on_step(sweep, step))
         if on_interval is not None:
-            on_interval(i)
+            try:
+                on_interval(i)
+            except SolveError as err:
+                times = plan.times.values
+                raise backward_failure(plan, err, times[i + 1], times[i]) from err
     return lam

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._clock import Clock
 from .._field import Block
 from .._norms import Norm
 from .._solvers import AdaptiveSolver, Solver
@@ -28,10 +28,21 @@ EPS = float(np.finfo(float).eps)
 class RHS(Protocol):
     """What the loop integrates: the user's field, or an adjoint equation."""
 
+    f: Any  # the user's function, whose tensors are looked at when it fails
+    title: str  # what a call computes, for messages
+
     def __call__(self, t: Any, y: Tensor, /) -> Tensor: ...
 
     def blocks(self, t: float, y: Tensor, /) -> list[Block]:
         """Dense diagonal blocks of ∂f/∂y, for implicit methods."""
+        ...
+
+    def locate(self, i: int) -> str:
+        """What entry i of the state is."""
+        ...
+
+    def blame(self, t: float, y: Tensor, /) -> str:
+        """Why a call at this finite state was not finite, if it can be said; else empty."""
         ...
 
 
@@ -99,9 +110,16 @@ class Method:
         if self.tableau.extra and not step.filled:
             dense_stages(self.co, rhs, step.t0, step.t1, step.h, step.y0, step.k)
             step.filled = True
-        weights = np.stack([self.tableau.at((t - step.t0) / step.h) for t in times])
-        w = self.co.tensor(step.h * weights)
-        return torch.addmm(step.y0.unsqueeze(0), w, step.k[: w.shape[1]])
+        thetas = (np.array(times) - step.t0) / step.h
+        w = self.co.tensor(step.h * self.tableau.at(thetas))
+        return torch.addmm(step.y0.unsqueeze(0), w.t(), step.k[: len(w)])
+
+    def value(self, rhs: RHS, step: Step, t: float) -> Tensor:
+        """Dense output `[n]` at one time: `sample`, with less around it."""
+        if self.tableau.extra:
+            return self.sample(rhs, step, (t,))[0]
+        w = self.co.tensor(self.tableau.at((t - step.t0) / step.h))
+        return torch.addmv(step.y0, step.k.t(), w, alpha=step.h)
 
     def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Norm) -> float:
         """Error estimate in units of the tolerance (host sync)."""
@@ -114,7 +132,7 @@ class Method:
             return sizes[0]
         fifth, third = sizes  # DOP853: Hairer, Nørsett, Wanner (1993), II.10
         denominator = math.hypot(fifth, 0.1 * third)
-        return fifth * fifth / denominator if denominator > 0 else 0.0
+        return 0.0 if denominator == 0 else fifth * fifth / denominator  # NaN stays NaN
 
 
 class Integrator:
@@ -132,6 +150,7 @@ class Integrator:
         where: facts for error messages.
         jumps: times at which f jumps: it is evaluated just before and just after them.
         watch: told of every attempt and what became of it.
+        clock: that of the direction this is part of; None: a clock of its own.
     """
 
     def __init__(
@@ -149,6 +168,7 @@ class Integrator:
         where: dict[str, Any] | None = None,
         jumps: tuple[float, ...] = (),
         watch: Watch | None = None,
+        clock: Clock | None = None,
     ):
         self.rhs, self.method, self.norm = rhs, method, norm
         self.t, self.y, self.k0 = t, y, k0
@@ -158,7 +178,7 @@ class Integrator:
         self.where = {"span": (t, end), "solver": method.solver, "stats": stats} | (where or {})
         self.h: float | None = None
         self.errors = [1.0, 1.0]
-        self.deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
+        self.clock = Clock(t, end, limits.timeout) if clock is None else clock
         self.trouble = diagnose.Trouble()
 
     def reset(self, y: Tensor) -> None:
@@ -195,9 +215,10 @@ class Integrator:
         if isinstance(size, tuple):
             inner = [s for s in size if sign * (s - self.t) > 0 and sign * (target - s) > 0]
             return [*sorted(inner, reverse=sign < 0), target]
-        count = math.ceil(abs(target - self.t) / size * (1 - 1e-12))
-        if count > self.limits.max_steps:
-            raise diagnose.too_many(self, count)
+        steps = abs(target - self.t) / size * (1 - 1e-12)
+        if not steps <= self.limits.max_steps:
+            raise diagnose.too_many(self, steps)
+        count = math.ceil(steps)
         return [self.t + sign * i * size for i in range(1, count)] + [target]
 
     def _adaptive(self, target: float) -> tuple[float, Tensor, Tensor]:
@@ -227,12 +248,14 @@ class Integrator:
             self.stats.rejected += 1
             if self.watch is not None:
                 self.watch.reject(self, size)
-            self.trouble.reject(self.t, size, error)
+            self.trouble.reject(size)
             if math.isfinite(error):
                 factor = max(control.factor_min, control.safety * error ** (-1 / order))
             else:
                 diagnose.raise_if_hopeless(self, k0)
                 self.trouble.remember(self, t1, k, y1)
+                if size <= solver.min_step:
+                    raise diagnose.underflow(self, size, k0)
                 factor = control.factor_min
             self.h = max(size * min(factor, 0.9), min(solver.min_step, size))
 
@@ -240,6 +263,7 @@ class Integrator:
         """Choose the next step size after an accepted step."""
         if error > 1.0:
             self.stats.forced += 1
+            self.stats.forced_error = max(self.stats.forced_error, error)
         error = max(error, 1e-10)
         before, earlier = self.errors
         factor = control.safety * error ** (-(control.i + control.p + control.d) / order)
@@ -303,10 +327,12 @@ class Integrator:
         self.trouble.accept()
         if self.watch is not None:
             self.watch.accept(self, step)
+        if self.clock.bar is not None:
+            self.clock.bar.move(t1, self.stats)
         return step
 
     def _check_limits(self) -> None:
         if self.stats.accepted + self.stats.rejected >= self.limits.max_steps:
             raise diagnose.max_steps(self)
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.clock.deadline is not None and self.clock.late:
             raise diagnose.timed_out(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from .._adjoints import Gauss, Quadrature
 from .._engine import Grads, Plan
-from .._errors import ToleranceWarning
+from .._errors import NonFiniteError, ToleranceWarning
+from . import diagnose
 from .adjoint_rhs import Sweep, cotangent_scale, reverse_solver, time_grads, zero_grads
 from .interpolating import sweep_state
 from .loop import Step
@@ -23,6 +25,7 @@ Integrand = Callable[[float], Tensor]
 Rule = Callable[[Integrand, float, float], tuple[Tensor, float]]
 
 HALVINGS = 12  # of one backward step (Gauss)
+PAIRS = 1000  # of rules on one backward step (Gauss)
 INTERVALS = 4000  # of one whole quadrature (Kronrod)
 
 LOW_X, LOW_W = (np.array(v) for v in np.polynomial.legendre.leggauss(2))
@@ -56,27 +59,68 @@ def gauss_backward(adjoint: Gauss, plan: Plan, tape: Tape, grad_ys: Tensor) -> G
     solver: Any = reverse_solver(plan)
     rtol, atol = getattr(solver, "rtol", 1e-6), getattr(solver, "atol", 1e-8)
     total = ys.new_zeros(sum(field.sizes))
+    rule = _checked(plan, gauss_pair)
+    worst = (0.0, 0.0)  # error left above the tolerance, and where
 
     def on_step(sweep: Sweep, step: Step) -> None:
+        nonlocal worst
         if field.params:
-            value = _halving(_integrand(plan, tape, sweep, step), step, total, rtol, atol)
+            f = _integrand(plan, tape, sweep, step)
+            value, left = _halving(rule, f, step, total, rtol, atol)
             total.add_(value)
+            if left > atol + rtol * rms(total):
+                worst = max(worst, (left, step.t1))
 
     lam0 = sweep_state(plan, tape, grad_ys / scale, on_step) * scale
+    if worst[0]:
+        _warn_gauss(*worst, atol + rtol * rms(total))
     params = field.split_params(total * scale) if field.params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, ys, grad_ys, lam0), params)
 
 
+def _warn_gauss(error: float, t: float, bound: float) -> None:
+    warnings.warn(
+        f"Gauss: halving the backward step that ends at t={t:g} stopped at its limit with an "
+        f"estimated error of {error:.2g} in ∂L/∂θ (tolerance {bound:.2g}, relative to the largest "
+        "cotangent). If f jumps there, name the time in `jumps=`; else raise the adjoint's rtol "
+        "and atol, or use Interpolating().",
+        ToleranceWarning,
+        stacklevel=3,
+    )
+
+
 def _integrand(plan: Plan, tape: Tape, sweep: Sweep, step: Step) -> Integrand:
     """T ↦ -λ(t)·∂f/∂θ `[p]` inside one backward step."""
-    field = plan.field
+    field, clock = plan.field, plan.clock
 
     def at(t: float) -> Tensor:
-        lam = sweep.method.sample(sweep.rhs, step, [t])[0]
+        if clock is not None and clock.deadline is not None and clock.late:
+            raise diagnose.late(clock, t, "while ∂L/∂θ was summed up")
+        lam = sweep.method.value(sweep.rhs, step, t)
         ev = field.evaluation(t, tape.trajectory(t))
         return field.flat_params(field.pull(ev, lam.neg(), state=False).params)
 
     return at
+
+
+def _checked(plan: Plan, rule: Rule) -> Rule:
+    """The rule, refusing a result that is not finite."""
+
+    def checked(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
+        value, error = rule(f, a, b)
+        if math.isfinite(error):
+            return value, error
+        bad = ~torch.isfinite(value)
+        where = plan.field.name_of(int(bad.nonzero()[0])) if bool(bad.any()) else "its error"
+        raise NonFiniteError(
+            f"λ·∂f/∂θ became {diagnose.kind_of(value)} ({where}) between t={a:.10g} and "
+            f"t={b:.10g}.",
+            t=a,
+            cause="f is finite there, its derivative is not (sqrt, norm, log or division at 0?)",
+            hint="check f's derivative with respect to this parameter near this time.",
+        )
+
+    return checked
 
 
 def gauss_pair(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
@@ -115,21 +159,26 @@ def rms(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x)) / max(x.numel(), 1) ** 0.5
 
 
-def _halving(f: Integrand, step: Step, total: Tensor, rtol: float, atol: float) -> Tensor:
-    """Gauss over one step, halved until the estimate holds."""
+def _halving(
+    rule: Rule, f: Integrand, step: Step, total: Tensor, rtol: float, atol: float
+) -> tuple[Tensor, float]:
+    """Gauss over one step, halved until the estimate holds; and what of the error was left."""
     stack = [(step.t0, step.t1, 0)]
-    done = torch.zeros_like(total)
+    done, left, pairs = torch.zeros_like(total), 0.0, 0
     while stack:
         a, b, depth = stack.pop()
-        value, error = gauss_pair(f, a, b)
+        value, error = rule(f, a, b)
+        pairs += 1
         bound = (atol + rtol * max(rms(total), rms(done + value))) / 2**depth
         floor = 10 * torch.finfo(total.dtype).eps * rms(value)
-        if error <= max(bound, floor) or depth >= HALVINGS:
+        good = error <= max(bound, floor)
+        if good or depth >= HALVINGS or pairs >= PAIRS:
             done = done + value
+            left += 0.0 if good else error
         else:
             middle = 0.5 * (a + b)
             stack += [(a, middle, depth + 1), (middle, b, depth + 1)]
-    return done
+    return done, left
 
 
 def quadrature_backward(adjoint: Quadrature, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
@@ -155,7 +204,8 @@ def quadrature_backward(adjoint: Quadrature, plan: Plan, tape: Tape, grad_ys: Te
         if field.params:
             dense = _pieces(plan, tape, sweeps[0], steps)
             times = plan.times.values
-            total.add_(_adaptive(dense, times[i + 1], times[i], total, rtol, atol))
+            rule = _checked(plan, kronrod_pair)
+            total.add_(_adaptive(rule, dense, times[i + 1], times[i], total, rtol, atol))
         steps.clear()
 
     lam0 = sweep_state(plan, tape, grad_ys / scale, on_step, on_interval) * scale
@@ -175,9 +225,11 @@ def _pieces(plan: Plan, tape: Tape, sweep: Sweep, steps: list[Step]) -> Integran
     return at
 
 
-def _adaptive(f: Integrand, a: float, b: float, total: Tensor, rtol: float, atol: float) -> Tensor:
+def _adaptive(
+    rule: Rule, f: Integrand, a: float, b: float, total: Tensor, rtol: float, atol: float
+) -> Tensor:
     """Globally adaptive Gauss-Kronrod: halve the worst interval until the sum of errors holds."""
-    value, error = kronrod_pair(f, a, b)
+    value, error = rule(f, a, b)
     heap = [(-error, 0, a, b, value)]
     done, errors, count = value, error, 1
     base = rms(total)
@@ -186,7 +238,7 @@ def _adaptive(f: Integrand, a: float, b: float, total: Tensor, rtol: float, atol
         done, errors = done - value, errors + worst
         middle = 0.5 * (a + b)
         for low, high in ((a, middle), (middle, b)):
-            value, error = kronrod_pair(f, low, high)
+            value, error = rule(f, low, high)
             count += 1
             heapq.heappush(heap, (-error, count, low, high, value))
             done, errors = done + value, errors + error

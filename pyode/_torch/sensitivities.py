@@ -15,6 +15,8 @@ from .tape import Tape
 class SensitivityRHS:
     """d/dt [y, S]: S' = ∂f/∂y S + [0, ∂f/∂θ], with S `[n, n + p]` flattened."""
 
+    title = "f or its Jacobian"
+
     def __init__(self, field: Field):
         self.field, self.f, self.stats = field, field.f, field.stats
         self.n = field.layout.size
@@ -38,6 +40,19 @@ class SensitivityRHS:
         jac = self.field.jacobian(t, z[:n])[1]
         whole = torch.kron(jac, torch.eye(self.columns, dtype=z.dtype, device=z.device))
         return [Block(0, n, jac), Block(n, z.numel(), whole)]
+
+    def locate(self, i: int) -> str:
+        """Entry i as a part of y or S."""
+        if i < self.n:
+            return f"y{self.field.layout.locate(i)}"
+        row, column = divmod(i - self.n, self.columns)
+        of = f"y0[{column}]" if column < self.n else self.field.name_of(column - self.n)
+        return f"∂y[{row}]/∂θ, {of}"
+
+    def blame(self, t: float, z: Tensor) -> str:
+        if bool(torch.isfinite(self.field(t, z[: self.n])).all()):
+            return "f is finite there, its derivative is not (sqrt, norm, log or division at 0?)"
+        return ""
 
     def norm(self, state: Norm) -> Norm:
         """Largest of y's `state` norm and the sensitivities' RMS."""

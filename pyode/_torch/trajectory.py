@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from .._clock import Clock
 from .._stats import Stats
+from . import diagnose
 from .loop import Method, Step, inside
 from .store import Store
 
@@ -47,6 +49,7 @@ class Trajectory:
         self.steps: collections.OrderedDict[int, Step] = collections.OrderedDict()
         self.last: tuple[int, Tensor] = (0, y0)
         self.stats = Stats()  # where recomputation is counted
+        self.clock: Clock | None = None  # of the backward pass that replays
         self._dense_peak = 0
 
     def __len__(self) -> int:
@@ -112,6 +115,8 @@ class Trajectory:
         return step
 
     def _replay(self, n: int, y: Tensor) -> Step:
+        if self.clock is not None and self.clock.late:
+            raise diagnose.late(self.clock, self.nodes[n], "while the forward steps were replayed")
         t0, t1 = self.nodes[n], self.nodes[n + 1]
         ends = inside(t0, t1, self.jumps, y.dtype)
         k0 = self.field(ends[0], y)
@@ -136,7 +141,7 @@ class Trajectory:
             return step.y0
         if t == self.nodes[n + 1]:
             return step.y1
-        return self.method.sample(self.field, step, [t])[0]  # type: ignore[arg-type]
+        return self.method.value(self.field, step, t)  # type: ignore[arg-type]
 
     def _nfe(self) -> int:
         return self.field.stats.nfe  # type: ignore[attr-defined]
