@@ -30,6 +30,9 @@ from ._errors import SolveError as SolveError
 from ._errors import SolveTimeout as SolveTimeout
 from ._errors import StepUnderflowError as StepUnderflowError
 from ._errors import ToleranceWarning as ToleranceWarning
+from ._odeint import odeint as odeint
+from ._odeint import odeint_adjoint as odeint_adjoint
+from ._odeint import odeint_event as odeint_event
 from ._solution import Solution as Solution
 from ._solvers import PID as PID
 from ._solvers import RK4 as RK4

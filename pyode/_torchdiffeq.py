@@ -1,0 +1,227 @@
+"""torchdiffeq's names for methods and options, translated into solvers, or refused in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _solvers as s
+from ._errors import InputError, InputTypeError, choose, unknown_option
+from ._state import Layout
+from ._torch.adjoint_rhs import AdjointRHS
+from ._torch.loop import Integrator, Step, Watch
+
+FIXED: dict[str, type[s.FixedSolver]] = {
+    "euler": s.Euler,
+    "midpoint": s.Midpoint,
+    "heun2": s.Heun,
+    "heun3": s.Heun3,
+    "rk4": s.RK38,
+}
+ADAPTIVE: dict[str, type[s.AdaptiveSolver]] = {
+    "adaptive_heun": s.HeunEuler,
+    "fehlberg2": s.Fehlberg2,
+    "bosh3": s.Bosh3,
+    "dopri5": s.Dopri5,
+    "tsit5": s.Tsit5,
+    "dopri8": s.Dopri8,
+    "kvaerno5": s.Kvaerno5,
+}
+FIXED_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb")
+SIZES = ("first_step", "min_step", "max_step")
+FACTORS = {"safety": "safety", "ifactor": "factor_max", "dfactor": "factor_min"}
+ADAPTIVE_OPTIONS = (*SIZES, *FACTORS, "max_num_steps", "dtype", "step_t", "jump_t", "norm")
+MANY = 10**6  # steps between two outputs, at most; torchdiffeq has no bound
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+    """What a method is applied to.
+
+    Attributes:
+        runs: times of each stretch that is integrated by itself; the first and last of each are
+            its ends.
+    """
+
+    func: Callable[..., Any]
+    y0: Any
+    layout: Layout
+    runs: tuple[Tensor, ...]
+
+    def backwards(self) -> Setting:
+        """Every interval between two times by itself, last to first."""
+        (t,) = self.runs
+        runs = tuple(t[i - 1 : i + 1].flip(0) for i in range(len(t) - 1, 0, -1))
+        return dataclasses.replace(self, runs=runs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Way:
+    """A method with its options, as arguments of `solve`."""
+
+    solver: s.Solver
+    tstops: tuple[float, ...]
+    jumps: tuple[float, ...]
+    max_steps: int
+
+
+def known(argument: str, method: str | None) -> str:
+    """The method's name, `dopri5` if it is not given."""
+    method = "dopri5" if method is None else method
+    if method not in FIXED and method not in ADAPTIVE:
+        raise choose(argument, method, [*FIXED, *ADAPTIVE])
+    return method
+
+
+def translate(method: str, rtol: Any, atol: Any, options: dict[str, Any], setting: Setting) -> Way:
+    """A method, its tolerances and its options as a solver.
+
+    Raises:
+        InputError: an option that the method has not, or that cannot be honoured.
+    """
+    allowed = FIXED_OPTIONS if method in FIXED else ADAPTIVE_OPTIONS
+    error = unknown_option(f"method {method!r}", options, allowed)
+    if error is not None:
+        raise error
+    given = {name: value for name, value in options.items() if value is not None}
+    if method in FIXED:
+        return _fixed(FIXED[method], given, setting)
+    return _adaptive(ADAPTIVE[method], rtol, atol, given, setting)
+
+
+def _fixed(kind: type[s.FixedSolver], options: dict[str, Any], setting: Setting) -> Way:
+    if "step_size" in options and "grid_constructor" in options:
+        raise InputError("`step_size` and `grid_constructor` are both given. Pass one of them.")
+    size = number("step_size", options["step_size"]) if "step_size" in options else None
+    make = options.get("grid_constructor")
+    solver = kind(step_size=size, interp=options.get("interp", "linear"))
+    grids = [_grid(setting, run, size, make) for run in setting.runs]
+    if make is not None:
+        solver = dataclasses.replace(solver, step_size=tuple(itertools.chain(*grids)))
+    jumps = tuple(itertools.chain(*grids)) if options.get("perturb", False) else ()
+    return Way(solver, (), jumps, max(MANY, sum(map(len, grids))))
+
+
+def _grid(
+    setting: Setting, run: Tensor, size: float | None, make: Callable[..., Any] | None
+) -> list[float]:
+    """Where the steps of one run end, its start included."""
+    values: list[float] = run.tolist()
+    if len(values) == 1 or (size is None and make is None):
+        return values
+    start, end = values[0], values[-1]
+    sign = math.copysign(1.0, end - start)
+    if size is not None:
+        count = math.ceil(abs(end - start) / size * (1 - 1e-12))
+        return [*(start + sign * i * size for i in range(count)), end]
+    grid = [float(x) for x in make(setting.func, setting.y0, run)]  # type: ignore[misc]
+    near = 1e-6 * abs(end - start)
+    if len(grid) < 2 or abs(grid[0] - start) > near or abs(grid[-1] - end) > near:
+        raise InputError(
+            f"`grid_constructor` returned a grid of {len(grid)} times that does not go from "
+            f"t={start:g} to t={end:g}. Return both ends and what is between them."
+        )
+    if any(sign * (b - a) <= 0 for a, b in itertools.pairwise(grid)):
+        raise InputError("`grid_constructor` returned times that are not strictly monotone.")
+    return [start, *grid[1:-1], end]
+
+
+def _adaptive(
+    kind: type[s.AdaptiveSolver], rtol: Any, atol: Any, options: dict[str, Any], setting: Setting
+) -> Way:
+    if options.get("dtype", torch.float64) != torch.float64:
+        raise InputError(
+            f"option `dtype` got {options['dtype']!r}. Times are float64 here; leave it out."
+        )
+    factors = {FACTORS[k]: number(k, options[k]) for k in FACTORS if k in options}
+    try:
+        control = s.PID(**factors)
+    except InputError as err:
+        raise InputError(f"{err} (options `safety`, `dfactor`, `ifactor`)") from None
+    solver = kind(
+        rtol=_tolerance("rtol", rtol),
+        atol=_tolerance("atol", atol),
+        controller=control,
+        norm=options.get("norm", "rms" if setting.layout.single else "leaves"),
+        **{name: number(name, options[name]) for name in SIZES if name in options},
+    )
+    most = options.get("max_num_steps", MANY)
+    if int(most) != most or most < 1:
+        raise InputError(f"option `max_num_steps` got {most!r}. Pass a positive int.")
+    intervals = sum(len(run) - 1 for run in setting.runs)
+    return Way(
+        solver, times(options.get("step_t")), times(options.get("jump_t")),
+        int(most) * max(intervals, 1),
+    )  # fmt: skip
+
+
+def number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputTypeError(f"`{name}` got {value!r}. Pass a number.") from None
+
+
+def _tolerance(name: str, value: Any) -> float:
+    many = isinstance(value, Sequence) or (isinstance(value, Tensor) and value.numel() != 1)
+    if many and not isinstance(value, str):
+        raise InputTypeError(
+            f"`{name}` got one tolerance per component. Pass a number, and weigh the components "
+            "of the error by options={'norm': function}."
+        )
+    return number(name, value.item() if isinstance(value, Tensor) else value)
+
+
+def times(values: Any) -> tuple[float, ...]:
+    return () if values is None else tuple(float(t) for t in values)
+
+
+class Callbacks(Watch):
+    """torchdiffeq's callbacks: attributes of func, called as (t0, y0, dt) with dt > 0.
+
+    Those of the backward solve (`..._adjoint`) get the tuple (0, y, adj_y, *adj_params) as y0.
+    """
+
+    def __init__(self, calls: dict[str, Callable[..., Any]], layout: Layout):
+        self.calls, self.layout = calls, layout
+
+    @classmethod
+    def of(cls, func: Any, suffix: str, method: str, layout: Layout) -> Callbacks | None:
+        """Those that func has; a warning for those that fixed steps have no occasion to call."""
+        names = [f"callback_{what}{suffix}" for what in ("step", "accept_step", "reject_step")]
+        calls = {name: call for name in names if (call := getattr(func, name, None)) is not None}
+        if method in FIXED:
+            for name in names[1:]:
+                if calls.pop(name, None) is not None:
+                    warnings.warn(
+                        f"method {method!r} takes fixed steps and does not call {name}.",
+                        UserWarning,
+                        stacklevel=4,
+                    )
+        found = {name.removesuffix(suffix): call for name, call in calls.items()}
+        return cls(found, layout) if found else None
+
+    def attempt(self, integ: Integrator, size: float) -> None:
+        self._call("callback_step", integ, integ.t, integ.y, size)
+
+    def accept(self, integ: Integrator, step: Step) -> None:
+        self._call("callback_accept_step", integ, step.t0, step.y0, abs(step.h))
+
+    def reject(self, integ: Integrator, size: float) -> None:
+        self._call("callback_reject_step", integ, integ.t, integ.y, size)
+
+    def _call(self, name: str, integ: Integrator, t: float, y: Tensor, size: float) -> None:
+        if name not in self.calls:
+            return
+        state = self.layout.unflatten(y) if y.numel() == self.layout.size else y
+        if isinstance(integ.rhs, AdjointRHS):
+            state = (y.new_zeros(()), *integ.rhs.parts(y))
+        at, dt = (torch.tensor(x, dtype=torch.float64, device=y.device) for x in (t, size))
+        self.calls[name](at, state, dt)
