@@ -57,14 +57,19 @@ class Tableau:
     def polynomial(self) -> np.ndarray:
         return np.array(self.dense, dtype=float)
 
-    def at(self, theta: float) -> np.ndarray:
-        """Dense-output weights at θ in [0, 1]."""
-        return self.polynomial @ theta ** np.arange(1, self.polynomial.shape[1] + 1)
+    @functools.cached_property
+    def powers(self) -> np.ndarray:
+        """1, 2, ... up to the degree of the dense output."""
+        return np.arange(1.0, self.polynomial.shape[1] + 1)
+
+    def at(self, theta: float | np.ndarray) -> np.ndarray:
+        """Dense-output weights at θ in [0, 1]: `[stages]`, or `[stages, m]` at θ `[m]`."""
+        powers = self.powers[:, None] if isinstance(theta, np.ndarray) else self.powers
+        return self.polynomial @ theta**powers
 
     def rate(self, theta: float) -> np.ndarray:
         """Derivative of `at` with respect to θ."""
-        powers = np.arange(1, self.polynomial.shape[1] + 1)
-        return self.polynomial @ (powers * theta ** (powers - 1.0))
+        return self.polynomial @ (self.powers * theta ** (self.powers - 1.0))
 
     def with_interp(self, interp: str) -> Tableau:
         """The same steps with another interpolation between them."""
