@@ -1,0 +1,172 @@
+"""The table, the sentence below it, the files and the figure."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Fact = dict[str, Any]
+WRONG = 0.05  # a gradient with a larger relative error does not compete
+LEVEL = 1.25  # "no worse an error": up to this factor,
+FLOOR = {"float32": 4e-6, "float64": 7e-15}  # or below about 30 roundings
+COLOURS = {
+    "pyode": "#d62728",
+    "diffrax": "#1f77b4",
+    "torchdiffeq": "#2ca02c",
+    "torchode": "#9467bd",
+}
+
+
+def error(fact: Fact) -> float:
+    """The larger of both gradient errors."""
+    if "error_dtheta" not in fact:
+        return math.inf
+    return max(fact["error_dtheta"], fact["error_dy0"])
+
+
+def show(workload: Any, facts: list[Fact], note: str, console: Console) -> None:
+    """One workload's table, fastest first, failures last, and its last line."""
+    title = f"{workload.name}: {workload.text}; {workload.parameters} parameters"
+    done = sorted((f for f in facts if "median" in f), key=lambda f: f["median"])
+    best = done[0]["median"] if done else math.nan
+    memory = any(f["peak_bytes"] is not None for f in facts)
+    table = Table(title=title, box=box.SIMPLE_HEAD, caption=note, title_justify="left")
+    for name in ("peer", "adjoint", "method"):
+        table.add_column(name, no_wrap=True)
+    heads = ["median ms", "quartiles", "× best", "error dθ", "error dy0", "nfe fwd/bwd", "first s"]
+    for name in heads + (["peak MB"] if memory else []):
+        table.add_column(name, justify="right", no_wrap=True)
+    for fact in done:
+        table.add_row(*cells(fact, best, memory), style="bold" if fact["peer"] == "pyode" else "")
+    console.print(table)
+    for fact in facts:
+        if "median" not in fact:
+            console.print(f"  {label(fact)}: {fact['failure']}", style="dim", highlight=False)
+    console.print(verdict(facts), highlight=False, soft_wrap=True)
+    console.print()
+
+
+def cells(fact: Fact, best: float, memory: bool) -> list[str]:
+    low, middle, high = (1e3 * fact[key] for key in ("q1", "median", "q3"))
+    back = fact.get("nfe_backward") or fact.get("nvjp", "")
+    out = [
+        fact["peer"],
+        fact["adjoint"],
+        fact["method"],
+        f"{middle:.4g}",
+        f"{low:.3g}–{high:.3g} ({fact['runs']})",
+        f"{fact['median'] / best:.3g}",
+        f"{fact['error_dtheta']:.1e}" + (" wrong" if error(fact) > WRONG else ""),
+        f"{fact['error_dy0']:.1e}",
+        f"{fact.get('nfe', '')}/{back}",
+        f"{fact['first']:.2g}",
+    ]
+    if memory:
+        peak = fact["peak_bytes"]
+        out.append("" if peak is None else f"{peak / 1e6:.1f}")
+    return out
+
+
+def label(fact: Fact) -> str:
+    return f"{fact['peer']} {fact['adjoint']} {fact['method']}"
+
+
+def verdict(facts: list[Fact]) -> str:
+    """Best pyode against best peer, in one line; both by time among right gradients."""
+    right = sorted(
+        (f for f in facts if "median" in f and error(f) <= WRONG), key=lambda f: f["median"]
+    )
+    ours = [f for f in right if f["peer"] == "pyode"]
+    peers = [f for f in right if f["peer"] != "pyode"]
+    if not ours or not peers:
+        return (
+            "no comparison: " + ("no peer" if ours else "no pyode row") + " with a right gradient"
+        )
+    peer = peers[0]
+    level = [f for f in ours if error(f) <= max(LEVEL * error(peer), FLOOR[f["dtype"]])]
+    line = f"fastest: {sentence(ours[0])} against {sentence(peer)}: {compared(ours[0], peer)}"
+    if level and level[0] is not ours[0]:
+        line += f"; at no worse an error: {sentence(level[0])}: {compared(level[0], peer)}"
+    return line if level else line + "; no pyode row has as small an error"
+
+
+def sentence(fact: Fact) -> str:
+    return f"{label(fact)} {1e3 * fact['median']:.4g} ms (error {error(fact):.1e})"
+
+
+def compared(ours: Fact, peer: Fact) -> str:
+    ratio = peer["median"] / ours["median"]
+    return f"{ratio:.2f}× as fast" if ratio >= 1 else f"{1 / ratio:.2f}× slower"
+
+
+def write(folder: pathlib.Path, facts: list[Fact], about: dict[str, Any]) -> None:
+    """rows.json, rows.parquet and peers.png."""
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"about": about, "rows": facts}, indent=1)
+    (folder / "rows.json").write_text(text + "\n")
+    pd.DataFrame(facts).to_parquet(folder / "rows.parquet")
+    figure(folder / "peers.png", facts)
+
+
+def figure(path: pathlib.Path, facts: list[Fact]) -> None:
+    """Time against gradient error, a panel for each workload; left and low is good."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [f for f in facts if "median" in f and math.isfinite(error(f))]
+    names = list(dict.fromkeys(f["workload"] for f in shown))
+    if not names:
+        return
+    columns = min(2, len(names))
+    rows = math.ceil(len(names) / columns)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(8.5 * columns, 5.6 * rows), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat[len(names) :]:
+        ax.remove()
+    for ax, name in zip(axes.flat, names, strict=False):
+        panel(ax, name, [f for f in shown if f["workload"] == name])
+    handles = [
+        plt.Line2D([], [], marker="o", ls="", color=colour, label=peer)
+        for peer, colour in COLOURS.items()
+    ]
+    fig.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+def panel(ax: Any, name: str, facts: list[Fact]) -> None:
+    """Points with their names; names that would overlap are moved up."""
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    taken: list[tuple[float, float]] = []
+    for fact in sorted(facts, key=lambda f: f["median"]):
+        x, y = error(fact), 1e3 * fact["median"]
+        colour = COLOURS.get(fact["peer"], "#555555")
+        spread = [[y - 1e3 * fact["q1"]], [1e3 * fact["q3"] - y]]
+        face = "none" if fact["method"] == "tsit5" else colour
+        ax.errorbar(x, y, spread, fmt="o", ms=6, color=colour, mfc=face, elinewidth=1)
+        where = math.log10(y)
+        while any(abs(math.log10(x) - a) < 0.5 and abs(where - b) < 0.05 for a, b in taken):
+            where += 0.052
+        taken.append((math.log10(x), where))
+        ax.annotate(
+            f"{fact['adjoint']} {fact['method']}", (x, y), (x * 1.12, 10**where), fontsize=6.5,
+            color=colour, va="center",
+        )  # fmt: skip
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high * (high / low) ** 0.25)
+    ax.set_title(name)
+    ax.set_xlabel("relative error of the gradient (larger of dθ, dy0)")
+    ax.set_ylabel("solve + gradient, ms (median, quartiles)")
+    ax.grid(True, which="major", alpha=0.3)
