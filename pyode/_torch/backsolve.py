@@ -89,10 +89,11 @@ def _unstable(err: BackwardError, y: Tensor, ys: Tensor) -> ReverseUnstableError
 
 
 def tolerance_at(solver: Solver, y: Tensor) -> Tensor:
-    """The unit of drift `[n]`: the solver's tolerance at y, or 1e-6 relative where it has none."""
+    """The unit of drift `[n]`: the solver's tolerance; without one, 1e-4 of the state's RMS."""
     if isinstance(solver, AdaptiveSolver) and solver.step_size is None:
         return solver.atol + solver.rtol * y.abs()
-    return 1e-6 * y.abs().clamp_min(1e-3)
+    rms = float(torch.linalg.vector_norm(y)) / max(y.numel(), 1) ** 0.5
+    return torch.full_like(y, 1e-4 * max(rms, torch.finfo(y.dtype).tiny))
 
 
 def drift_of(solver: Solver, back: Tensor, y: Tensor) -> float:

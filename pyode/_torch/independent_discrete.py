@@ -1,4 +1,4 @@
-"""The exact gradient of per-sample steps: joint iterations transposed with a vector of step sizes."""
+"""The exact gradient of per-sample steps: joint iterations transposed, step sizes a vector."""
 
 from __future__ import annotations
 
