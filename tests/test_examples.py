@@ -1,0 +1,25 @@
+"""Every example runs, as a user would run it."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+FAST = {"backsolve_goes_wrong.py", "compare_adjoints.py"}  # these take --fast
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
+def test_example_runs(path, tmp_path):
+    extra = ["--fast", "--out", str(tmp_path)] if path.name in FAST else []
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(path), *extra],
+        capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    if extra:
+        assert list(tmp_path.glob("*.png"))
