@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from ._errors import InputError, Options
-from ._solvers import short_repr
+from ._solvers import positive, short_repr
 
 Memory = int | str | None
 
@@ -46,7 +46,8 @@ class Adjoint(Options):
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in ("rtol", "atol") and value is not None and not value > 0:
+            numeric = field.name in ("rtol", "atol", "step_size", "quad_rtol", "quad_atol")
+            if numeric and not (value is None or isinstance(value, tuple) or positive(value)):
                 raise InputError(f"`{field.name}` got {value!r}. Pass a positive number or None.")
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ._adjoints import Adjoint, Discrete
-from ._autograd import run
+from ._autograd import casting, refuse_transforms, run
 from ._engine import Engine, Plan, Result
 from ._errors import (
     GradientUnavailable,
@@ -21,9 +22,11 @@ from ._errors import (
     SolveError,
     ToleranceWarning,
     choose,
+    unknown_option,
 )
 from ._field import Field, check_params
 from ._params import find_params, reached, watermark
+from ._returned import refuse_in_place
 from ._solution import Solution
 from ._solvers import AdaptiveSolver, Solver, Tsit5
 from ._state import Layout, Times, check_times, inside, layout_of
@@ -50,6 +53,7 @@ def solve(
     timeout: float | None = None,
     throw: bool = True,
     progress: bool = False,
+    **unknown: Any,
 ) -> Solution:
     """Integrate dy/dt = f(t, y) from y0 and give its gradient by any adjoint method.
 
@@ -70,7 +74,7 @@ def solve(
         max_steps: most steps, accepted and rejected, in each direction.
         timeout: seconds, in each direction.
         throw: raise on failure; with False, a `Solution` with its `result` and NaN rows.
-        progress: show a bar.
+        progress: show a bar on stderr, in each direction.
 
     Returns:
         `Solution`; `sol.ys` is `[m, *y0.shape]` and differentiable in y0, ts and f's parameters.
@@ -84,6 +88,9 @@ def solve(
 
     Cost: as the solver and adjoint say. The gradient's backward pass runs in `backward()`.
     """
+    error = unknown_option("solve", unknown, _DEFAULTS)
+    if error is not None:
+        raise error
     plan, flat, times = _plan(
         f,
         y0,
@@ -118,9 +125,9 @@ def plan(f: Callable[..., Any], y0: Any, ts: Any, **options: Any) -> Plan:
     Returns:
         `Plan`; its repr says bytes held and forward solves recomputed.
     """
-    unknown = set(options) - set(_DEFAULTS)
-    if unknown:
-        raise choose("argument of plan", sorted(unknown)[0], _DEFAULTS)
+    error = unknown_option("plan", options, _DEFAULTS)
+    if error is not None:
+        raise error
     return _plan(f, y0, ts, *({**_DEFAULTS, **options}.values()))[0]
 
 
@@ -156,14 +163,18 @@ def _plan(
     """Check every argument, evaluate f once, and say what the engine will do."""
     if not callable(f):
         raise InputTypeError(f"`f` got {f!r}. Pass a function f(t, y) or an nn.Module.")
+    refuse_transforms("solve", *tree_leaves(y0), ts)
     layout = layout_of(y0)
     times = check_times(ts, layout)
+    _check_clock(times, layout)
     solver, adjoint = _instance("solver", solver, Solver), _instance("adjoint", adjoint, Adjoint)
     _check_tolerances(solver, layout)
     if batch not in ("joint", "independent"):
         raise choose("batch", batch, ("joint", "independent"))
     limits = _limits(max_steps, timeout)
     flat = layout.flatten(y0)
+    if flat.is_inference() and not torch.is_inference_mode_enabled():
+        flat = flat.clone()  # a tensor that autograd may see
     samples = _samples(layout) if batch == "independent" else None
     jumps = _stops("jumps", jumps)
     start = inside(*times.span, jumps, layout.real)[0]
@@ -189,13 +200,17 @@ def _field(
     if not torch.is_grad_enabled():
         field = Field(f, layout)
         field.samples = samples
-        field.first = (start, field(start, flat))
+        state = flat.clone()
+        with casting(layout.device):
+            field.first = (start, field(start, state).clone())
+        refuse_in_place(f, state, flat)
         return field, frozenset()
     found = find_params(f) if params is None else check_params(params)
     field = Field(f, layout, found)
     field.samples = samples
     mark = watermark()
-    ev = field.evaluation(start, flat)
+    with casting(layout.device):
+        ev = field.evaluation(start, flat)
     if params is None:
         field.params, field.watched = reached(ev.out, [ev.y, ev.t], found, mark)
     field.first = (start, ev.out.detach())
@@ -218,6 +233,10 @@ def _samples(layout: Layout) -> int:
 def _instance(name: str, value: Any, kind: type) -> Any:
     if isinstance(value, type) and issubclass(value, kind):
         value = value()
+    if isinstance(value, str):
+        known = {cls.__name__: cls for cls in subclasses(kind)}
+        error = choose(name, value, known)
+        raise InputTypeError(f"{error} They are classes: pyode.Tsit5(rtol=1e-6), pyode.Gauss().")
     if not isinstance(value, kind):
         raise InputTypeError(
             f"`{name}` got {value!r}. Pass an object such as "
@@ -243,11 +262,35 @@ def _limits(max_steps: Any, timeout: Any) -> Limits:
 
 
 def _stops(name: str, times: Any) -> tuple[float, ...]:
-    values = tuple(float(t) for t in times)
+    try:
+        values = tuple(float(t) for t in times)
+    except (TypeError, ValueError):
+        raise InputTypeError(f"`{name}` got {times!r}. Pass a sequence of times.") from None
     for t in values:
         if not math.isfinite(t):
             raise InputError(f"`{name}` holds {t}. Pass finite times.")
     return tuple(sorted(set(values)))
+
+
+def _check_clock(times: Times, layout: Layout) -> None:
+    """F sees t in the state's precision: it must be able to tell the times apart."""
+    a, b = times.span
+    spacing = torch.finfo(layout.real).eps * max(abs(a), abs(b))
+    if 0 < abs(b - a) < 100 * spacing:
+        warnings.warn(
+            f"f sees t in {layout.real}, whose numbers are {spacing:.2g} apart at t={b:g}: it can "
+            f"tell only {abs(b - a) / spacing:.0f} times apart in this interval. Shift the time to "
+            "start near 0, or use float64.",
+            ToleranceWarning,
+            stacklevel=4,
+        )
+
+
+def subclasses(kind: type) -> Iterator[type]:
+    """The classes of options below `kind` that can be made."""
+    for cls in kind.__subclasses__():
+        below = list(subclasses(cls))
+        yield from below or [cls]
 
 
 def _check_tolerances(solver: Solver, layout: Layout) -> None:

@@ -144,16 +144,17 @@ def refuse_transforms(what: str, *tensors: Any) -> None:
     Raises:
         GradientUnavailable: one is at work.
     """
-    if _TRANSFORMS.peek_interpreter_stack() is not None or any(
-        _TRANSFORMS.is_batchedtensor(x) or _TRANSFORMS.is_legacy_batchedtensor(x) for x in tensors
-    ):
+    known = [x for x in tensors if isinstance(x, Tensor)]
+    batched = (_TRANSFORMS.is_batchedtensor, _TRANSFORMS.is_legacy_batchedtensor)
+    inside = _TRANSFORMS.peek_interpreter_stack() is not None
+    if inside or any(is_batched(x) for x in known for is_batched in batched):
         raise GradientUnavailable(
             f"{what} does not work under torch.func or torch.vmap (nor with is_grads_batched or "
             "vectorize=True): its steps depend on the data. Give y0 a batch dimension "
             "(batch='independent' for a step size for each sample), and use backward(), "
             "torch.autograd.grad or torch.autograd.functional; f itself may use torch.func."
         )
-    if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in known if x.is_floating_point()):
         raise GradientUnavailable(
             f"{what} got a dual tensor: forward-mode AD does not pass through it. Pass "
             "adjoint=Forward() for forward sensitivities, and use backward()."

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from ._errors import InputTypeError, MissingGradientError, RHSError
+from ._errors import InputTypeError, MissingGradientError
 from ._params import name_of_tensor
+from ._returned import explained, flat_result
 from ._state import Layout
 from ._stats import Stats
 
@@ -116,7 +116,7 @@ class Field:
         inputs = [ev.y, *wanted, *watched] + ([ev.t] if ev.t.requires_grad else [])
         if ev.out.requires_grad and (state or len(inputs) > 1):
             asked = inputs if state else inputs[1:]
-            grads = torch.autograd.grad(ev.out, asked, a, allow_unused=True)
+            grads = self._vjp(ev, asked, a)
             grads = grads if state else (None, *grads)
         else:
             grads = (None,) * len(inputs)
@@ -128,6 +128,14 @@ class Field:
         full = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs, strict=True)]
         at = full[-1] if ev.t.requires_grad else None
         return Pullback(full[0], full[1 : 1 + len(wanted)], at)
+
+    def _vjp(self, ev: Evaluation, inputs: list[Tensor], a: Tensor) -> Any:
+        try:
+            return torch.autograd.grad(ev.out, inputs, a, allow_unused=True)
+        except Exception as err:
+            when = f" at t={float(ev.t):.10g}" if ev.t.ndim == 0 else ""
+            err.add_note(f"raised in the vector-Jacobian product of f{when}")
+            raise
 
     def vjp(
         self, t: float | Tensor, y: Tensor, a: Tensor, params: bool = True
@@ -193,66 +201,20 @@ class Field:
         y = vector.view(self._shape) if self._plain else layout.unflatten(vector)
         try:
             out = self.f(t, y)
+            plain = self._plain and type(out) is Tensor and out.shape == self._shape
+            if plain and out.dtype == layout.dtype and out.device == layout.device:
+                return out.reshape(-1)
+            return flat_result(self.f, out, y, layout)
         except Exception as err:
-            when = float(t) if t.ndim == 0 else "[per-sample times]"
-            err.add_note(f"raised in f(t, y) at t={when}, evaluation {self.stats.nfe} of the solve")
-            raise
-        plain = self._plain and type(out) is Tensor
-        if plain and out.shape == self._shape and out.dtype == layout.dtype:
-            return out.reshape(-1)
-        return self._check_tree(out, y)
-
-    def _check_tree(self, out: Any, y: Any) -> Tensor:
-        if type(out) is list and type(y) is tuple:  # dy/dt of a tuple is often built as a list
-            out = tuple(out)
-        leaves, spec = pytree.tree_flatten(out)
-        name = name_of(self.f)
-        if any(not isinstance(leaf, Tensor) for leaf in leaves) or not leaves:
-            raise RHSError(
-                f"{name} returned {_kind(out)} for a state that is {_kind(y)}. "
-                "Return dy/dt as tensors of the state's structure."
-            )
-        if spec != self.layout.spec:
-            raise RHSError(
-                f"{name} returned the structure {_kind(out)} for the state {_kind(y)}. "
-                "Return dy/dt in the structure of y0."
-            )
-        for leaf, shape in zip(leaves, self.layout.shapes, strict=True):
-            if leaf.shape != shape:
-                raise RHSError(
-                    f"{name} returned shape {list(leaf.shape)} for a state of shape "
-                    f"{list(shape)}. Return dy/dt in the state's shape."
-                )
-            if leaf.dtype != self.layout.dtype or leaf.device != self.layout.device:
-                raise RHSError(
-                    f"{name} returned {leaf.dtype} on {leaf.device} for a state of "
-                    f"{self.layout.dtype} on {self.layout.device}. Bring f's parameters, or y0, "
-                    "to one dtype and device (module.to(y0)); under autocast, cast the result."
-                )
-        return self.layout.flatten(out)
+            told = explained(err, self.f, layout, t, self.stats.nfe)
+            if told is err:
+                raise
+            raise told from err
 
 
 def flat_rows(rows: Tensor, n: int) -> Tensor:
     """Batched gradients `[n, *shape]` as real rows `[n, size]`."""
     return (torch.view_as_real(rows) if rows.is_complex() else rows).reshape(n, -1)
-
-
-def name_of(f: Any) -> str:
-    """`name (file:line)` of a right-hand side, for messages."""
-    call = f.forward if isinstance(f, torch.nn.Module) else f
-    code = getattr(getattr(call, "__func__", call), "__code__", None)
-    name = getattr(f, "__qualname__", type(f).__name__)
-    return name if code is None else f"{name} ({code.co_filename}:{code.co_firstlineno})"
-
-
-def _kind(tree: Any) -> str:
-    if isinstance(tree, Tensor):
-        return f"tensor{list(tree.shape)}"
-    if isinstance(tree, dict):
-        return "{" + ", ".join(f"{k!r}: {_kind(v)}" for k, v in tree.items()) + "}"
-    if isinstance(tree, (list, tuple)):
-        return f"{type(tree).__name__}({', '.join(_kind(v) for v in tree)})"
-    return repr(tree)[:60] if tree is None else type(tree).__name__
 
 
 def check_params(params: Any) -> tuple[Tensor, ...]:

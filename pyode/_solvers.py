@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -10,15 +11,27 @@ from typing import Any, ClassVar
 from ._errors import InputError, Options
 
 
-def short_repr(options: Any) -> str:
+def short_repr(self: Any) -> str:
     """`Name(field=value)` with the tolerances and whatever differs from the defaults."""
     shown = [
-        f"{field.name}={getattr(options, field.name)!r}"
-        for field in dataclasses.fields(options)
-        if field.name in ("rtol", "atol") or getattr(options, field.name) != field.default
-        if getattr(options, field.name) is not None
+        f"{field.name}={getattr(self, field.name)!r}"
+        for field in dataclasses.fields(self)
+        if field.name in ("rtol", "atol") or getattr(self, field.name) != field.default
+        if getattr(self, field.name) is not None
     ]
-    return f"{type(options).__name__}({', '.join(shown)})"
+    return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def positive(value: object) -> bool:
+    """Whether a value is a positive, finite number."""
+    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+
+
+def _monotone(times: Sequence[float]) -> bool:
+    steps = [b - a for a, b in itertools.pairwise(times)]
+    return all(map(math.isfinite, times)) and (
+        all(s > 0 for s in steps) or all(s < 0 for s in steps)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +81,15 @@ class Solver(Options):
 
     def __post_init__(self) -> None:
         steps = self.step_size
-        if isinstance(steps, Sequence):
-            object.__setattr__(self, "step_size", tuple(float(s) for s in steps))
-        elif steps is not None and not (math.isfinite(steps) and steps > 0):
+        if isinstance(steps, Sequence) and not isinstance(steps, str):
+            steps = tuple(float(s) for s in steps)
+            object.__setattr__(self, "step_size", steps)
+            if not _monotone(steps):
+                raise InputError(
+                    f"`step_size` got the times {list(steps)[:8]}. Pass finite times in strictly "
+                    "increasing or strictly decreasing order, or one positive number."
+                )
+        elif steps is not None and not positive(steps):
             raise InputError(f"`step_size` got {steps!r}. Pass a positive number.")
 
 
@@ -128,7 +147,7 @@ class AdaptiveSolver(Solver):
                 raise InputError(f"`{name}` got {value!r}. Pass a number >= 0, such as 1e-6.")
         if self.rtol == 0 and self.atol == 0:
             raise InputError("`rtol` and `atol` are both 0. Make one of them positive.")
-        if self.first_step is not None and not (0 < self.first_step < math.inf):
+        if self.first_step is not None and not positive(self.first_step):
             raise InputError(f"`first_step` got {self.first_step!r}. Pass a positive number.")
         if not 0 <= self.min_step < self.max_step:
             raise InputError(
@@ -231,7 +250,7 @@ class Dopri8(AdaptiveSolver):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kvaerno5(AdaptiveSolver):
-    """Kværnø 5(4), L-stable, stiffly accurate ESDIRK (2004, doi:10.1023/B:BITN.0000046811.70614.38).
+    """Kværnø 5(4), L-stable, stiffly accurate ESDIRK (doi:10.1023/B:BITN.0000046811.70614.38).
 
     Seven stages, six of them implicit: simplified Newton with the dense Jacobian ∂f/∂y of the
     step's start, one LU factorisation a step of size n. Cost O(n³) a step, memory O(n²).

@@ -112,11 +112,18 @@ def layout_of(y0: Any) -> Layout:
                 f"`y0` holds a {type(leaf).__name__} ({str(leaf)[:60]}). Pass tensors only: "
                 "torch.as_tensor(y0, dtype=torch.float64), or a tuple, list or dict of tensors."
             )
+        if leaf.layout is not torch.strided or leaf.is_meta:
+            raise InputTypeError(
+                f"`y0` holds a tensor of layout {leaf.layout} on {leaf.device}. Pass dense tensors "
+                "that have values: y0.to_dense(), torch.zeros(..., device='cpu')."
+            )
     kinds = {(leaf.dtype, leaf.device) for leaf in leaves}
     if len(kinds) > 1:
-        listing = ", ".join(f"{leaf.dtype} on {leaf.device}" for leaf in leaves)
+        named = pytree.tree_flatten_with_path(y0)[0]
+        listing = ", ".join(f"y0{pytree.keystr(k)} {x.dtype} on {x.device}" for k, x in named)
         raise InputTypeError(
-            f"`y0` mixes dtypes or devices: {listing}. Bring all to one: y.to(torch.float64)."
+            f"`y0` mixes dtypes or devices: {listing}. Bring all to one: "
+            f"y.to({str(leaves[0].device)!r}, {leaves[0].dtype})."
         )
     dtype, device = leaves[0].dtype, leaves[0].device
     if dtype not in REAL:
@@ -134,14 +141,17 @@ def layout_of(y0: Any) -> Layout:
 
 def check_finite(name: str, tree: Any) -> None:
     """Refuse NaN and Inf in an input, naming the first bad entry."""
-    for leaf in pytree.tree_leaves(tree):
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
         total = leaf.detach().sum()  # one cheap pass; the exact test only when it looks bad
         if leaf.numel() and not bool(torch.isfinite(total)):
             bad = (~torch.isfinite(leaf.detach())).nonzero()
             if len(bad):
+                kind = "NaN" if bool(torch.isnan(leaf).any()) else "Inf"
                 raise NonFiniteError(
-                    f"`{name}` holds NaN or Inf: {len(bad)} of {leaf.numel()} entries; "
-                    f"first at {bad[0].tolist()}. Pass finite values."
+                    f"`{name}{pytree.keystr(path)}` holds {kind}: {len(bad)} of {leaf.numel()} "
+                    f"entries; first at {bad[0].tolist()}.",
+                    cause="the input, before any step was taken",
+                    hint="pass finite values: check the data, its scaling and what computed it.",
                 )
 
 
@@ -171,15 +181,14 @@ def check_times(ts: Any, layout: Layout, name: str = "ts") -> Times:
             raise InputTypeError(
                 f"`{name}` got {ts!r}. Pass a one-dimensional tensor, list or tuple of times."
             )
-        if any(isinstance(t, Tensor) for t in ts):
-            ts = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in ts])
-        else:
-            ts = torch.as_tensor(ts, dtype=torch.float64, device=layout.device)
+        ts = _as_times(ts, layout, name)
     if ts.ndim != 1 or ts.numel() == 0:
         raise InputError(
             f"`{name}` has shape {list(ts.shape)}. Pass at least one time, in one dimension: "
             "torch.linspace(0, 1, 11), or (t0, t1)."
         )
+    if ts.is_meta:
+        raise InputTypeError(f"`{name}` is on the meta device: it has no values. Pass numbers.")
     if ts.is_complex() or ts.dtype in (torch.bool, torch.float16, torch.bfloat16):
         raise InputTypeError(f"`{name}` has dtype {ts.dtype}. Pass float32 or float64.")
     values = tuple(float(t) for t in ts.detach().tolist())
@@ -189,6 +198,20 @@ def check_times(ts: Any, layout: Layout, name: str = "ts") -> Times:
     if values[0] != values[-1] or len(values) > 2:
         _check_monotone(values, name)
     return Times(ts, values)
+
+
+def _as_times(ts: Any, layout: Layout, name: str) -> Tensor:
+    """Numbers, an array, or numbers and 0-d tensors whose gradient may be wanted."""
+    like: Any = {"dtype": torch.float64, "device": layout.device}
+    try:
+        if any(isinstance(t, Tensor) for t in ts):
+            return torch.stack([torch.as_tensor(t, **like) for t in ts])
+        return torch.as_tensor(ts, **like)
+    except (TypeError, ValueError, RuntimeError) as err:
+        raise InputTypeError(
+            f"`{name}` got {str(ts)[:60]} ({err}). Pass a one-dimensional tensor, list or tuple of "
+            "times."
+        ) from None
 
 
 def _check_monotone(values: tuple[float, ...], name: str) -> None:

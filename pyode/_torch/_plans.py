@@ -12,6 +12,7 @@ from .._errors import InputError
 from .tableaus import tableau_of
 
 DENSE_BYTES = 64 * 10**6  # states kept for `sol(t)` when no gradient needs them
+DENSE_MATRIX = 200 * 10**6  # bytes: a Jacobian of 5000 states in float64
 WINDOW = 8  # dense steps held at one time under a budget that has room
 
 
@@ -67,6 +68,33 @@ class Storage:
     keep_dense: bool = False
     window: int = 1
     graphs: bool = False
+
+
+def check_dense(plan: Plan) -> None:
+    """Refuse dense matrices that would not fit, before they are made.
+
+    Raises:
+        InputError: the Jacobian of an implicit solver, or the sensitivities of `Forward`.
+    """
+    n, item = plan.layout.size, plan.layout.real.itemsize
+    forward = isinstance(plan.adjoint, adj.Forward) and bool(plan.needs)
+    columns = n + sum(plan.field.sizes) if forward else 1
+    second = getattr(plan.adjoint, "solver", None) or plan.solver
+    stiff = plan.solver.stiff or (bool(plan.needs) and getattr(second, "stiff", False))
+    if stiff and (n * columns) ** 2 * item > DENSE_MATRIX:
+        solver = plan.solver if plan.solver.stiff else second
+        raise InputError(
+            f"`solver` got {solver!r} for a state of {n} numbers"
+            f"{f' with {columns} sensitivities each' if forward else ''}: its dense Jacobian would "
+            f"take {size_of((n * columns) ** 2 * item)} (limit {size_of(DENSE_MATRIX)}). Pass an "
+            "explicit solver such as Tsit5(), or a smaller state."
+        )
+    if forward and n * columns * item > DENSE_MATRIX:
+        raise InputError(
+            f"`adjoint` got Forward() for {n} states and {columns - n} parameters: the "
+            f"sensitivities would take {size_of(n * columns * item)} a stage (limit "
+            f"{size_of(DENSE_MATRIX)}). Pass an adjoint such as Discrete() or Gauss()."
+        )
 
 
 def decide(plan: Plan) -> Storage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from typing import Any, ClassVar
 
@@ -14,10 +15,11 @@ from .. import _adjoints as adj
 from .. import _solvers as s
 from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
-from .._errors import GradientUnavailable, InputError, SolveError
+from .._errors import GradientUnavailable, InputError, NonFiniteError, SolveError
 from .._norms import state_norm
 from . import (
     backsolve,
+    diagnose,
     discrete,
     independent,
     independent_discrete,
@@ -26,7 +28,7 @@ from . import (
     sensitivities,
     twice,
 )
-from ._plans import decide
+from ._plans import check_dense, decide
 from .adjoint_rhs import time_grads
 from .forward_solve import Recorder, Writer, nan_rows, run
 from .loop import Method, Watch
@@ -61,6 +63,7 @@ class Torch(Engine):
             )
         if plan.batch == "independent":
             _check_independent(plan)
+        check_dense(plan)
         decide(plan)
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
@@ -69,7 +72,11 @@ class Torch(Engine):
         stats.nfe += 1 if plan.field.first is not None else 0
         try:
             with _clock(plan, "forward") as clock:
-                return _forward(dataclasses.replace(plan, clock=clock), y0)
+                plan = dataclasses.replace(plan, clock=clock)
+                result = _forward(plan, y0.clone())  # the caller may write into y0 later
+                if result.failure is None:
+                    result.failure = _finite(plan, result.ys)
+                return result
         finally:
             stats.seconds = time.perf_counter() - started
 
@@ -134,6 +141,29 @@ def _at_rest(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     lam0 = grad_ys[1:].sum(0)
     params = [torch.zeros_like(p) for p in plan.field.params]
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), params)
+
+
+def _finite(plan: Plan, ys: Tensor) -> SolveError | None:
+    """The failure of a solve that reached its end with outputs that are not finite."""
+    if math.isfinite(float(ys.sum())) or bool(torch.isfinite(ys).all()):
+        return None
+    bad = ~torch.isfinite(ys)
+    row, column = bad.nonzero()[0].tolist()
+    t, kind = plan.times.values[row], diagnose.kind_of(ys[row])
+    ys[row:] = float("nan")
+    return NonFiniteError(
+        f"the state became {kind} before or at t={t:.10g} ({int(bad[row].sum())} of "
+        f"{ys.shape[1]} entries; first at {plan.layout.locate(column)}).",
+        t=plan.times.values[max(row - 1, 0)],
+        index=plan.stats.forward.accepted,
+        span=plan.times.span,
+        solver=plan.solver,
+        engine=plan.engine.name,
+        stats=plan.stats.forward,
+        cause=f"the solution outgrew {ys.dtype} (largest number {torch.finfo(ys.dtype).max:.2g}), "
+        "or f is not finite between two steps",
+        hint="end the interval earlier, bound f's output, or scale the state.",
+    )
 
 
 def _clock(plan: Plan, direction: str) -> Clock:

@@ -295,7 +295,7 @@ class Integrator:
     def _first_stage(self) -> Tensor:
         if self.k0 is None:
             t = inside(self.t, self.end, self.jumps, self.y.dtype)[0] if self.jumps else self.t
-            self.k0 = self.rhs(t, self.y)
+            self.k0 = self.rhs(t, self.y).clone()  # f may return the same buffer each time
         return self.k0
 
     def _first_step(self, k0: Tensor) -> float:
