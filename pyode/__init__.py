@@ -3,6 +3,8 @@
 Here is the list of names; what they do lives in private modules, and nothing is defined here.
 """
 
+from . import _preload as _preload  # first: it may start Julia before torch
+from . import julia as julia
 from ._adjoints import Adjoint as Adjoint
 from ._adjoints import Backsolve as Backsolve
 from ._adjoints import Discrete as Discrete
@@ -30,6 +32,18 @@ from ._errors import SolveError as SolveError
 from ._errors import SolveTimeout as SolveTimeout
 from ._errors import StepUnderflowError as StepUnderflowError
 from ._errors import ToleranceWarning as ToleranceWarning
+from ._julia.engine import Julia as Julia
+from ._julia.errors import ForkedProcessError as ForkedProcessError
+from ._julia.errors import JuliaEngineError as JuliaEngineError
+from ._julia.errors import JuliaUnavailable as JuliaUnavailable
+from ._julia.solvers import FBDF as FBDF
+from ._julia.solvers import QNDF as QNDF
+from ._julia.solvers import TRBDF2 as TRBDF2
+from ._julia.solvers import KenCarp4 as KenCarp4
+from ._julia.solvers import Rodas5P as Rodas5P
+from ._julia.solvers import Rosenbrock23 as Rosenbrock23
+from ._julia.solvers import Vern7 as Vern7
+from ._julia.solvers import Vern9 as Vern9
 from ._odeint import odeint as odeint
 from ._odeint import odeint_adjoint as odeint_adjoint
 from ._odeint import odeint_event as odeint_event

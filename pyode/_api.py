@@ -25,6 +25,7 @@ from ._errors import (
     unknown_option,
 )
 from ._field import Field, check_params
+from ._julia.engine import Julia
 from ._params import find_params, reached, watermark
 from ._returned import refuse_in_place
 from ._solution import Solution
@@ -33,7 +34,7 @@ from ._state import Layout, Times, check_times, inside, layout_of
 from ._stats import Limits
 from ._torch.engine import Torch
 
-ENGINES: dict[str, Callable[[], Engine]] = {"torch": Torch}
+ENGINES: dict[str, Callable[[], Engine]] = {"torch": Torch, "julia": Julia}
 MAX_STEPS = 16_384
 
 

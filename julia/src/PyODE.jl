@@ -1,0 +1,39 @@
+"""
+    PyODE
+
+Solves ODEs whose right-hand side is a callback (a torch module, or any Julia function) with
+OrdinaryDiffEq, and differentiates them with SciMLSensitivity. No automatic differentiation ever
+sees the callback: it brings its own vector-Jacobian products and Jacobians.
+
+Times run forwards here: a solve from t0 down to t1 comes as `s = -t` (`Field.sign`).
+"""
+module PyODE
+
+using ADTypes: AutoFiniteDiff
+using OrdinaryDiffEqBDF: FBDF, QNDF
+using OrdinaryDiffEqLowOrderRK: BS3, DP5, Euler, Heun, Midpoint, RK4
+using OrdinaryDiffEqRosenbrock: Rodas5P, Rosenbrock23
+using OrdinaryDiffEqSDIRK: KenCarp4, Kvaerno5, TRBDF2
+using OrdinaryDiffEqTsit5: Tsit5
+using OrdinaryDiffEqVerner: Vern7, Vern9
+using QuadGK: quadgk!
+using SciMLBase: SciMLBase, CallbackSet, DiscreteCallback, ODEFunction, ODEProblem, ReturnCode,
+    init, solve!, u_modified!
+using SciMLSensitivity: SciMLSensitivity, BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint,
+    ODEAdjointProblem, QuadratureAdjoint, ZygoteVJP
+
+include("fields.jl")
+include("algorithms.jl")
+include("failures.jl")
+include("norms.jl")
+include("forward.jl")
+include("checkpoints.jl")
+include("adjoint_problem.jl")
+include("gauss.jl")
+include("quadrature.jl")
+include("gradient.jl")
+include("boundary.jl")
+
+export Field, Options, algorithm, forward, gradient, states
+
+end

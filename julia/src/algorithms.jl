@@ -1,0 +1,60 @@
+# OrdinaryDiffEq's algorithms by name, set up so that no AD sees a callback.
+
+# Vern7 and Vern9 with lazy dense output evaluate f when the solution is read: wrong by 4.5e-6 at
+# rtol 1e-10 inside the adjoints. AutoFiniteDiff() is never reached, the Jacobian being given; it
+# makes sure that dual numbers cannot be.
+const ALGORITHMS = Dict{String, Any}(
+    "Euler" => Euler(),
+    "Midpoint" => Midpoint(),
+    "Heun" => Heun(),
+    "RK4" => RK4(),
+    "BS3" => BS3(),
+    "DP5" => DP5(),
+    "Tsit5" => Tsit5(),
+    "Vern7" => Vern7(lazy = false),
+    "Vern9" => Vern9(lazy = false),
+    "Rosenbrock23" => Rosenbrock23(autodiff = AutoFiniteDiff()),
+    "Rodas5P" => Rodas5P(autodiff = AutoFiniteDiff()),
+    "TRBDF2" => TRBDF2(autodiff = AutoFiniteDiff()),
+    "KenCarp4" => KenCarp4(autodiff = AutoFiniteDiff()),
+    "Kvaerno5" => Kvaerno5(autodiff = AutoFiniteDiff()),
+    "QNDF" => QNDF(autodiff = AutoFiniteDiff()),
+    "FBDF" => FBDF(autodiff = AutoFiniteDiff()),
+)
+
+const IMPLICIT =
+    Set(["Rosenbrock23", "Rodas5P", "TRBDF2", "KenCarp4", "Kvaerno5", "QNDF", "FBDF"])
+
+"The algorithm of that name."
+algorithm(name::AbstractString) = ALGORITHMS[String(name)]
+
+"Whether an algorithm solves equations, and needs ∂f/∂u."
+implicit(alg) = nameof(typeof(alg)) in Symbol.(IMPLICIT)
+
+"""
+    Options(; reltol, abstol, ...)
+
+Every setting of one direction of a solve, none left to a default of SciML's.
+
+`dt = 0` lets the solver choose the first step. `maxiters` bounds accepted and rejected steps.
+"""
+Base.@kwdef struct Options{T}
+    reltol::T
+    abstol::T
+    adaptive::Bool = true
+    dt::T = zero(T)
+    dtmin::T = zero(T)
+    dtmax::T = T(Inf)
+    maxiters::Int
+    tstops::Vector{T} = T[]
+end
+
+"Keywords for `init`, with every bound given."
+function keywords(o::Options{T}, span::T) where {T}
+    common = (;
+        o.reltol, o.abstol, o.adaptive, o.maxiters, verbose = false,
+        dtmax = min(o.dtmax, abs(span)), force_dtmin = o.dtmin > 0,
+    )
+    o.dtmin > 0 && (common = (; common..., o.dtmin))
+    return o.dt > 0 ? (; common..., o.dt) : common
+end

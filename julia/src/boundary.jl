@@ -1,0 +1,99 @@
+# What crosses to a caller in another language: addresses, numbers and names, never arrays.
+
+"""
+    Addressed(call)
+
+A callable of arrays and a time, as one of their addresses and that time. Views of the arrays are the
+caller's to cache by address: SciML hands over few buffers, again and again.
+"""
+struct Addressed
+    call::Any
+end
+
+function (a::Addressed)(args...)
+    GC.@preserve args a.call(map(address, args)...)
+    return nothing
+end
+
+address(t::Real) = Float64(t)
+function address(x::AbstractArray)
+    stride(x, 1) == 1 || throw(ArgumentError("an array of stride $(stride(x, 1)) crossed over"))
+    return Int(pointer(x))
+end
+
+const TYPES = Dict("float32" => Float32, "float64" => Float64)
+
+"A copy of `n` numbers at an address."
+read_vector(T, at, n) = copy(unsafe_wrap(Array, Ptr{T}(at), n))
+read_matrix(T, at, n, m) = copy(unsafe_wrap(Array, Ptr{T}(at), (n, m)))
+
+"Write an array to an address."
+write_to(at, x::Array{T}) where {T} = (unsafe_copyto!(Ptr{T}(at), pointer(x), length(x)); nothing)
+
+"A `Field` whose callables take addresses; `nothing` for those that are not there."
+function field_of(type, n, np, sign, f, vjp, vjp_p, fused, jac, jacs, tgrad)
+    T = TYPES[String(type)]
+    wrap(call) = call === nothing ? nothing : Addressed(call)
+    return Field{T}(;
+        f! = wrap(f), vjp! = wrap(vjp), vjp_p! = wrap(vjp_p), fused! = wrap(fused),
+        jac! = wrap(jac), jacs! = wrap(jacs), tgrad! = wrap(tgrad), n, np, sign = T(sign),
+    )
+end
+
+"`Options` from numbers; `tstops` at an address, in the field's own (increasing) time."
+function options_of(
+        field::Field{T}, reltol, abstol, adaptive, dt, dtmin, dtmax, maxiters, tstops, count,
+    ) where {T}
+    return Options{T}(;
+        reltol, abstol, adaptive, dt, dtmin, dtmax, maxiters,
+        tstops = T.(read_vector(Float64, tstops, count)),
+    )
+end
+
+"`forward` for a caller with addresses; fills `ys` (`m × n` there, row by row)."
+function forward_at(
+        field::Field{T}, u0, ts, m, name, options, keep, slots, ys, lead, deadline,
+    ) where {T}
+    field.deadline = deadline
+    times = T.(read_vector(Float64, ts, m))
+    fwd = forward(
+        field, read_vector(T, u0, field.n), times, algorithm(name), options;
+        keep = String(keep), slots, lead,
+    )
+    write_to(ys, fwd.states)
+    return fwd
+end
+
+"`gradient` for a caller with addresses; fills `λ` and `p`."
+function gradient_at(
+        fwd::Forward{T}, adjoint, g, name, options, resync, seminorm, quad_reltol, quad_abstol,
+        λ, p, deadline,
+    ) where {T}
+    field = fwd.field
+    field.deadline = deadline
+    loss = read_matrix(T, g, field.n, length(fwd.ts))
+    found = gradient(
+        fwd, String(adjoint), loss, algorithm(name), options;
+        resync, seminorm, quad_reltol, quad_abstol,
+    )
+    write_to(λ, found.λ)
+    write_to(p, found.p)
+    return found
+end
+
+"y(t), written to an address."
+interpolate_at(fwd::Forward{T}, t, at, deadline) where {T} =
+    (fwd.field.deadline = deadline; write_to(at, interpolate(fwd, T(t))))
+
+"A report as a tuple of plain values."
+facts(r::Report) = (r.code, r.t, r.dt, r.top, r.accepted, r.rejected, r.bytes)
+facts(t::Trouble) = (t.what, Float64(t.t), t.index, t.count)
+
+"Names and versions of the packages a result depends on."
+function versions()
+    found = [("julia", string(VERSION)), ("PyODE", string(pkgversion(@__MODULE__)))]
+    for m in (SciMLSensitivity, SciMLBase)
+        push!(found, (string(nameof(m)), string(pkgversion(m))))
+    end
+    return found
+end

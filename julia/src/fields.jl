@@ -1,0 +1,170 @@
+# A right-hand side with its derivatives, as SciML asks for them.
+
+"The last fused evaluation: SciML asks for vjp, vjp_p and f at the same point one after another."
+mutable struct Memo{T}
+    full::Bool
+    t::T
+    u::Vector{T}
+    λ::Vector{T}
+    dλ::Vector{T}
+    dg::Vector{T}
+    dy::Vector{T}
+end
+Memo{T}(n, np) where {T} =
+    Memo{T}(false, zero(T), zeros(T, n), zeros(T, n), zeros(T, n), zeros(T, np), zeros(T, n))
+
+"The latest evaluation that was not finite: what it was, where, and at what time."
+mutable struct Trouble{T}
+    what::String
+    t::T
+    index::Int
+    count::Int
+end
+Trouble{T}() where {T} = Trouble{T}("", zero(T), 0, 0)
+
+"""
+    Field{T}(; f!, vjp!, vjp_p!, fused!, jac!, jacs!, tgrad!, n, np, sign, deadline)
+
+All callables are of type `Any`, so that every right-hand side has the same Julia type and the
+solvers are compiled once: a call costs one dynamic dispatch.
+
+- `f!(du, u, t)`
+- `vjp!(dλ, λ, u, t)` writes (∂f/∂u)ᵀλ
+- `vjp_p!(dg, λ, u, t)` writes (∂f/∂p)ᵀλ, `np` numbers
+- `fused!(dλ, dg, dy, λ, u, t)` writes both, and f, from one evaluation
+- `jac!(J, u, t)`, `jacs!(J, P, u, t)` (with ∂f/∂p), `tgrad!(dT, u, t)`: for implicit methods
+
+`sign` is -1 when time was reversed to run forwards: s = -t, du/ds = -f. `deadline` is a reading of
+`time()` after which any evaluation throws `OutOfTime`. `peak`: bytes held by the backward solve.
+"""
+Base.@kwdef mutable struct Field{T}
+    f!::Any
+    vjp!::Any = nothing
+    vjp_p!::Any = nothing
+    fused!::Any = nothing
+    jac!::Any = nothing
+    jacs!::Any = nothing
+    tgrad!::Any = nothing
+    n::Int
+    np::Int
+    sign::T = one(T)
+    deadline::Float64 = Inf
+    peak::Int = 0
+    memo::Memo{T} = Memo{T}(n, np)
+    trouble::Trouble{T} = Trouble{T}()
+end
+
+"The wall-clock limit was reached at time `t` of the solve."
+struct OutOfTime <: Exception
+    t::Float64
+end
+
+struct Rhs{T}
+    field::Field{T}
+end
+struct Vjp{T}
+    field::Field{T}
+end
+struct VjpP{T}
+    field::Field{T}
+end
+struct Jac{T}
+    field::Field{T}
+end
+struct Tgrad{T}
+    field::Field{T}
+end
+
+hurry(field, t) = time() > field.deadline && throw(OutOfTime(Float64(field.sign * t)))
+
+"Note an evaluation that is not finite; the solver goes on, and may recover with a smaller step."
+function watch!(field, what, x, t)
+    isfinite(sum(x)) && return nothing
+    i = findfirst(!isfinite, x)
+    i === nothing && return nothing
+    trouble = field.trouble
+    trouble.what, trouble.t, trouble.index = what, field.sign * t, i
+    trouble.count = count(!isfinite, x)
+    return nothing
+end
+
+function (r::Rhs)(du, u, p, t)
+    field, memo = r.field, r.field.memo
+    if memo.full && memo.t == t && memo.u == u
+        copyto!(du, memo.dy)
+        return nothing
+    end
+    hurry(field, t)
+    field.f!(du, u, field.sign * t)
+    field.sign < 0 && (du .= .-du)
+    watch!(field, "f", du, t)
+    return nothing
+end
+
+"One fused evaluation at (t, u, λ), unless the last one was there."
+function fuse!(field, λ, u, t)
+    memo = field.memo
+    memo.full && memo.t == t && memo.u == u && memo.λ == λ && return memo
+    hurry(field, t)
+    memo.full = false
+    copyto!(memo.u, u)
+    copyto!(memo.λ, λ)
+    memo.t = t
+    field.fused!(memo.dλ, memo.dg, memo.dy, memo.λ, memo.u, field.sign * t)
+    if field.sign < 0
+        memo.dλ .= .-memo.dλ
+        memo.dg .= .-memo.dg
+        memo.dy .= .-memo.dy
+    end
+    watch!(field, "the vector-Jacobian product of f", memo.dλ, t)
+    memo.full = true
+    return memo
+end
+
+"Forget the last fused evaluation: the parameters may have changed."
+forget!(field) = (field.memo.full = false; nothing)
+
+function (v::Vjp)(dλ, λ, u, p, t)
+    field = v.field
+    if field.fused! !== nothing
+        copyto!(dλ, fuse!(field, λ, u, t).dλ)
+        return nothing
+    end
+    hurry(field, t)
+    field.vjp!(dλ, λ, u, field.sign * t)
+    field.sign < 0 && (dλ .= .-dλ)
+    watch!(field, "the vector-Jacobian product of f", dλ, t)
+    return nothing
+end
+
+function (v::VjpP)(dg, λ, u, p, t)
+    field = v.field
+    if field.fused! !== nothing
+        copyto!(dg, fuse!(field, λ, u, t).dg)
+        return nothing
+    end
+    hurry(field, t)
+    field.vjp_p!(dg, λ, u, field.sign * t)
+    field.sign < 0 && (dg .= .-dg)
+    return nothing
+end
+
+function (j::Jac)(J, u, p, t)
+    field = j.field
+    hurry(field, t)
+    field.jac!(J, u, field.sign * t)
+    field.sign < 0 && (J .= .-J)
+    return nothing
+end
+
+# d/ds of -f(-s, u) is ∂f/∂t
+(d::Tgrad)(dT, u, p, t) = (d.field.tgrad!(dT, u, d.field.sign * t); nothing)
+
+"What SciML integrates: vjps for its adjoints, Jacobians for implicit methods."
+function odefunction(field::Field, implicit::Bool)
+    derivatives = (; vjp = Vjp(field), vjp_p = VjpP(field))
+    if implicit
+        derivatives = (; derivatives..., jac = Jac(field), tgrad = Tgrad(field))
+    end
+    return ODEFunction{true, SciMLBase.FullSpecialize}(Rhs(field); derivatives...)
+end

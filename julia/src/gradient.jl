@@ -1,0 +1,114 @@
+# The backward solve.
+
+"""
+    Gradient
+
+- `λ`: λ(t0) before ∂L/∂u(t0) is added; `p`: ∂L/∂p
+- `drift`: Backsolve: RMS of y_back - y_i in units of the forward tolerance, from the last output
+  to the first
+- `estimate`: Gauss, Quadrature: the largest quadrature error left, in units of the tolerance
+"""
+struct Gradient{T}
+    λ::Vector{T}
+    p::Vector{T}
+    drift::Vector{Float64}
+    estimate::Float64
+    report::Report
+end
+
+"""
+    gradient(fwd, adjoint, g, alg, options; ...) -> Gradient
+
+Pull `g` (`n × m`, ∂L/∂u at each output) back through a forward solve.
+
+`adjoint`: "backsolve", "interpolating", "gauss" or "quadrature". `resync`: Backsolve resets y at each
+output. `seminorm`: ∂L/∂p does not control the step. `quad_reltol`, `quad_abstol`: Quadrature's own.
+"""
+function gradient(
+        fwd::Forward{T}, adjoint, g, alg, options; resync = true, seminorm = false,
+        quad_reltol = options.reltol, quad_abstol = options.abstol,
+    ) where {T}
+    field, kind = fwd.field, Val(Symbol(adjoint))
+    forget!(field)
+    field.trouble.what, field.peak = "", 0
+    loss = Matrix{T}(g[:, 2:end])
+    prob, jumps, sense = adjoint_problem(fwd, kind, alg, loss, options)
+    drift = Drift(fwd, resync)
+    extra, sum = own_callback(kind, fwd, sense, alg, options, drift)
+    norm = adjoint_norm(kind, field.n, field.np, seminorm)
+    dense = kind isa Val{:quadrature}
+    stops = fwd.dense || kind isa Val{:backsolve} ? T[] : fwd.checkpoints
+    integ = init(
+        prob, alg; keywords(options, fwd.ts[end] - fwd.ts[1])...,
+        tstops = unique(vcat(stops, options.tstops)), callback = CallbackSet(extra, jumps),
+        dense, save_everystep = dense, save_start = dense, saveat = T[], internalnorm = norm,
+    )
+    ended = run!(integ, field.sign)
+    field.peak += fwd.report.bytes + (dense ? held(integ) : 0)
+    return finish(kind, fwd, sense, integ, sum, drift, ended, T(quad_reltol), T(quad_abstol))
+end
+
+held(integ) = Base.summarysize(integ.sol.u) + Base.summarysize(integ.sol.k)
+
+"The callback that is ours: Gauss's integral, Backsolve's drift, or the check of replays."
+function own_callback(kind, fwd, sense, alg, options, drift)
+    if kind isa Val{:gauss}
+        sum = GaussSum(fwd.field, sense, SciMLBase.alg_order(alg), options)
+        return DiscreteCallback(sum, sum; save_positions = (false, false)), sum
+    end
+    affect = kind isa Val{:backsolve} ? drift : Replays(fwd.field, sense)
+    return DiscreteCallback(affect, affect; save_positions = (false, false)), nothing
+end
+
+struct Replays{T, S}
+    field::Field{T}
+    sense::S
+end
+(::Replays)(u, t, integ) = true
+function (replays::Replays)(integ)
+    check_replay(replays.field, replays.sense)
+    return u_modified!(integ, false)
+end
+
+"Measures how far Backsolve's y is from the stored outputs, and resets it."
+struct Drift{T, F}
+    fwd::F
+    resync::Bool
+    values::Vector{Float64}
+    n::Int
+end
+Drift(fwd::Forward{T}, resync) where {T} =
+    Drift{T, typeof(fwd)}(fwd, resync, Float64[], fwd.field.n)
+
+(drift::Drift)(u, t, integ) = t != drift.fwd.ts[end] && insorted(t, drift.fwd.ts)
+
+function (drift::Drift)(integ)
+    (; fwd, n) = drift
+    (; abstol, reltol, adaptive) = fwd.options
+    y = view(integ.u, (length(integ.u) - n + 1):length(integ.u))
+    i = searchsortedfirst(fwd.ts, integ.t)
+    square = 0.0
+    for k in 1:n
+        true_y = fwd.states[k, i]
+        unit = adaptive ? abstol + reltol * abs(true_y) : 1.0e-6 * max(abs(true_y), 1.0e-3)
+        square += abs2((y[k] - true_y) / unit)
+    end
+    push!(drift.values, sqrt(square / n))
+    drift.resync && copyto!(y, view(fwd.states, :, i))
+    return u_modified!(integ, drift.resync)
+end
+
+function finish(kind, fwd::Forward{T}, sense, integ, sum, drift, ended, reltol, abstol) where {T}
+    n, np = fwd.field.n, fwd.field.np
+    λ, p, estimate = Vector(integ.u[1:n]), zeros(T, np), 0.0
+    if ok(ended)
+        if kind isa Val{:gauss}
+            p, estimate = sum.total, Float64(sum.worst)
+        elseif kind isa Val{:quadrature}
+            p, estimate = quadrature(fwd, sense, integ.sol, reltol, abstol)
+        else
+            p = Vector(integ.u[(n + 1):(n + np)])
+        end
+    end
+    return Gradient(λ, p, drift.values, Float64(estimate), ended)
+end

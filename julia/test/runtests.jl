@@ -1,0 +1,10 @@
+# Without Python: PyODE as a Julia package. `julia --project=julia -e 'using Pkg; Pkg.test()'`
+using PyODE
+using Test
+
+@testset "PyODE" begin
+    include("problems.jl")
+    include("test_forward.jl")
+    include("test_gradient.jl")
+    include("test_failures.jl")
+end

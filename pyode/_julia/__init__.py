@@ -1,0 +1,1 @@
+"""The Julia engine: what crosses to Julia and back. Importing it starts nothing."""

@@ -1,0 +1,145 @@
+"""What the Julia engine cannot do, refused in words before any work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .. import _adjoints as adj
+from .. import _solvers as s
+from .._engine import Plan, names
+from .._errors import GradientUnavailable, InputError, choose
+from .._torch.adjoint_rhs import reverse_solver
+from .translate import ROSENBROCK, SOLVERS, refusal
+
+if TYPE_CHECKING:
+    from .engine import Julia
+
+LARGEST = 3000  # rows of a dense Jacobian
+
+
+def check(engine: Julia, plan: Plan) -> None:
+    """Refuse an engine option, a solver, or a combination that is not offered.
+
+    Raises:
+        InputError: an option or solver.
+        GradientUnavailable: an adjoint, or a pair of solver and adjoint.
+    """
+    if engine.device != "cpu":
+        raise choose("device", engine.device, ("cpu",))
+    if type(plan.solver) not in SOLVERS:
+        raise InputError(
+            f"`solver` got {plan.solver!r}, which engine 'julia' does not have. "
+            f"Pass one of: {names(SOLVERS)}."
+        )
+    _check_solver("solver", plan.solver)
+    _check_plan(plan)
+    if plan.layout.device.type != "cpu":
+        raise InputError(
+            f"`y0` is on {plan.layout.device}, and engine 'julia' calls f on the CPU. Pass a state "
+            "on the CPU, or engine='torch'."
+        )
+    if plan.solver.stiff and plan.layout.size > LARGEST:
+        raise _too_large("solver", plan.solver, plan.layout.size)
+    if plan.needs:
+        _check_adjoint(plan)
+
+
+def _check_plan(plan: Plan) -> None:
+    if plan.batch != "joint":
+        raise InputError("`batch` got 'independent', which engine 'julia' does not have.")
+    if plan.jumps:
+        raise InputError(
+            "`jumps` got times, which engine 'julia' does not have. Pass tstops=, or solve the "
+            "pieces one after another, or engine='torch'."
+        )
+    if plan.layout.real == torch.float32:
+        values = np.asarray(plan.times.values, dtype=np.float32)
+        if len(values) > 2 and len(np.unique(values)) < len(values):
+            raise InputError(
+                "`ts` holds times that are equal in float32, the state's type. Pass a float64 "
+                "state, or times further apart."
+            )
+
+
+def _check_solver(argument: str, solver: s.Solver) -> None:
+    norm = getattr(solver, "norm", "rms")
+    if norm != "rms":
+        raise InputError(f"`{argument}` has norm={norm!r}; engine 'julia' has norm='rms' only.")
+    controller = getattr(solver, "controller", s.PID())
+    if controller != s.PID():
+        raise InputError(
+            f"`{argument}` has controller={controller!r}; engine 'julia' uses SciML's own "
+            "controllers. Leave it out."
+        )
+    if getattr(solver, "interp", "dense") != "dense":
+        raise InputError(f"`{argument}` has interp={solver.interp!r}; pass interp='dense'.")  # type: ignore[attr-defined]
+
+
+def _check_adjoint(plan: Plan) -> None:
+    adjoint: Any = plan.adjoint
+    if isinstance(adjoint, adj.Discrete):
+        raise GradientUnavailable(
+            f"`adjoint` got {adjoint!r}: engine 'julia' differentiates the equation, not the steps "
+            "taken. Pass adjoint=Interpolating(), Gauss(), Quadrature(), Backsolve() or Forward(), "
+            "or engine='torch'."
+        )
+    if isinstance(adjoint, adj.Forward):
+        _check_forward(plan)
+        return
+    if not isinstance(adjoint, adj.Continuous):
+        return
+    backward = reverse_solver(plan)
+    if type(backward) not in SOLVERS:
+        raise GradientUnavailable(
+            f"the adjoint's `solver` got {backward!r}. Pass one of: {names(SOLVERS)}."
+        )
+    _check_solver("solver of the adjoint", backward)
+    _check_backsolve(adjoint)
+    why = refusal(plan.solver, backward, adjoint)
+    if why:
+        raise GradientUnavailable(
+            f"`adjoint` got {adjoint!r} with solver {type(backward).__name__}: {why}"
+        )
+    whole = plan.layout.size + sum(plan.field.sizes)
+    together = isinstance(adjoint, (adj.Interpolating, adj.Backsolve))
+    if backward.stiff and together and whole > LARGEST:
+        raise _too_large("adjoint", adjoint, whole)
+
+
+def _check_backsolve(adjoint: Any) -> None:
+    if not isinstance(adjoint, adj.Backsolve):
+        return
+    if adjoint.norm is not None:
+        raise GradientUnavailable(
+            "`adjoint` has a norm of its own, which engine 'julia' cannot call. Pass "
+            "seminorm=True, or engine='torch'."
+        )
+    if adjoint.on_drift == "interpolate":
+        raise GradientUnavailable(
+            "`adjoint` has on_drift='interpolate', which is the torch engine's. Pass 'warn' or "
+            "'ignore', or adjoint=Interpolating()."
+        )
+
+
+def _check_forward(plan: Plan) -> None:
+    n = plan.layout.size
+    whole = n * (1 + n + sum(plan.field.sizes))
+    if isinstance(plan.solver, ROSENBROCK):
+        raise GradientUnavailable(
+            f"`adjoint` got {plan.adjoint!r} with solver {type(plan.solver).__name__}: the "
+            "Jacobian of the sensitivities would need second derivatives of f. Pass "
+            "solver=KenCarp4(...), or adjoint=Gauss()."
+        )
+    if plan.solver.stiff and whole > LARGEST:
+        raise _too_large("adjoint", plan.adjoint, whole)
+
+
+def _too_large(argument: str, got: Any, size: int) -> GradientUnavailable:
+    return GradientUnavailable(
+        f"`{argument}` got {got!r}, which solves dense systems of {size} rows (at most {LARGEST}). "
+        "Pass an explicit solver, or adjoint=Gauss() or Quadrature(), which leave the parameters "
+        "out of the backward system."
+    )

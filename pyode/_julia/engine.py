@@ -1,0 +1,211 @@
+"""The Julia engine: OrdinaryDiffEq's solvers, SciMLSensitivity's adjoints, the user's f."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import _adjoints as adj
+from .. import _solvers as s
+from .._clock import Clock
+from .._engine import Engine, Grads, Plan, Result
+from .._errors import DriftWarning, ToleranceWarning
+from .._torch import sensitivities
+from .._torch.adjoint_rhs import cotangent_scale, reverse_solver, time_grads, zero_grads
+from .._torch.forward_solve import nan_rows
+from . import runtime
+from .bridge import Bridge
+from .checks import check
+from .failures import Report, Trouble, backward_failure, forward_failure
+from .storage import decide
+from .translate import ADJOINTS, SOLVERS, algorithm, sensealg
+
+
+@dataclasses.dataclass(frozen=True)
+class Julia(Engine):
+    """SciML's solvers and adjoints behind the same call; f is called back with shared memory.
+
+    The first solve of a process starts Julia (some ten seconds), and the first of a kind of solver
+    and adjoint compiles it. f must not keep `y` after it returns (`y.clone()` may be kept).
+
+    Args:
+        device: "cpu".
+        process: run Julia in a process of its own.
+    """
+
+    name: ClassVar[str] = "julia"
+    solvers: ClassVar[frozenset[type[s.Solver]]] = SOLVERS
+    adjoints: ClassVar[frozenset[type[adj.Adjoint]]] = ADJOINTS
+    devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    device: str = "cpu"
+    process: bool = False
+
+    def check(self, plan: Plan) -> None:
+        check(self, plan)
+        if plan.needs:
+            super().check(plan)
+        decide(plan)
+        runtime.start()
+
+    def forward(self, plan: Plan, y0: Tensor) -> Result:
+        started = time.perf_counter()
+        stats = plan.field.stats = plan.stats.forward
+        stats.nfe += 1 if plan.field.first is not None else 0
+        try:
+            with _clock(plan, *plan.times.span, "forward") as clock:
+                return _forward(dataclasses.replace(plan, clock=clock), y0)
+        finally:
+            stats.seconds = time.perf_counter() - started
+
+    def backward(self, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
+        started = time.perf_counter()
+        plan.stats.backward = stats = type(plan.stats.backward)()
+        plan.field.stats = stats
+        try:
+            with torch.no_grad(), _clock(plan, *plan.times.span[::-1], "backward") as clock:
+                return _backward(dataclasses.replace(plan, clock=clock), tape, grad_ys)
+        finally:
+            stats.seconds = time.perf_counter() - started
+
+    def describe(self, plan: Plan) -> str:
+        return f"{decide(plan).text}; f is called back from Julia, sharing memory"
+
+
+@dataclasses.dataclass(eq=False)
+class Tape:
+    """What the backward pass needs: the outputs, and the forward solve on Julia's side."""
+
+    ys: Tensor
+    bridge: Bridge | None = None
+    solved: Any = None
+    sensitivities: Tensor | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class _Dense:
+    """y(t) `[n]`, from Julia's interpolant or by solving again from the output before."""
+
+    bridge: Bridge
+    solved: Any
+    like: Tensor
+    n: int
+
+    def __call__(self, t: float) -> Tensor:
+        row = torch.empty_like(self.like)
+        self.bridge.interpolate(self.solved, t, row)
+        return row[: self.n]
+
+
+def _clock(plan: Plan, start: float, end: float, direction: str) -> Clock:
+    return Clock(start, end, plan.limits.timeout, direction if plan.progress else "")
+
+
+def at_rest(plan: Plan) -> bool:
+    """An interval of zero length: every output is y0."""
+    return plan.times.values[0] == plan.times.values[-1]
+
+
+def _forward(plan: Plan, y0: Tensor) -> Result:
+    n = y0.numel()
+    if at_rest(plan):
+        rows = y0.repeat(len(plan.times.values), 1)
+        return Result(rows, Tape(rows), lambda t: y0)
+    wide = isinstance(plan.adjoint, adj.Forward) and bool(plan.needs)
+    rhs = sensitivities.SensitivityRHS(plan.field) if wide else plan.field
+    z = rhs.start(y0) if wide else y0  # type: ignore[union-attr]
+    bridge = Bridge(plan, rhs, z.numel())
+    rows = nan_rows(plan.times.values, z)
+    keep = decide(plan)
+    solved = bridge.forward(z, rows, algorithm(plan.solver), keep, n if wide else 0)
+    report, trouble = Report(*bridge.facts(solved.report)), bridge.trouble()
+    stats = plan.stats.forward
+    stats.accepted, stats.rejected = report.accepted, report.rejected
+    stats.peak_bytes = report.bytes
+    ys = rows[:, :n].contiguous() if wide else rows
+    tape = Tape(ys, bridge, solved)
+    if wide:
+        tape.sensitivities = rows[:, n:].reshape(len(rows), n, -1)
+    failure = None
+    if not report.ok:
+        last = bridge.last(solved)
+        failure = forward_failure(plan, rhs, report, trouble, last)
+    return Result(ys, tape, _Dense(bridge, solved, z.detach(), n), failure)
+
+
+def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
+    adjoint, field = plan.adjoint, plan.field
+    if isinstance(adjoint, adj.Forward):
+        return sensitivities.backward(plan, tape, grad_ys)  # type: ignore[arg-type]
+    if at_rest(plan):
+        lam0 = grad_ys[1:].sum(0)
+        params = [torch.zeros_like(p) for p in field.params]
+        return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), params)
+    scale = cotangent_scale(grad_ys)
+    if scale == 0.0 or tape.bridge is None:
+        return zero_grads(plan, tape.ys)
+    solver = reverse_solver(plan)
+    lam, params = tape.ys.new_zeros(field.layout.size), tape.ys.new_zeros(sum(field.sizes))
+    found = tape.bridge.gradient(
+        plan, tape.solved, sensealg(adjoint), algorithm(solver), solver, grad_ys / scale,
+        lam, params,
+    )  # fmt: skip
+    _account(plan, tape.bridge, found, scale)
+    lam0 = lam * scale
+    grads = field.split_params(params * scale) if field.params else []
+    return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads)
+
+
+def _account(plan: Plan, bridge: Bridge, found: Any, scale: float) -> None:
+    """Counts, and everything that is not right said: failure, drift, quadrature error, memory."""
+    report: Report = Report(*bridge.facts(found.report))
+    trouble: Trouble = bridge.trouble()
+    stats, adjoint = plan.stats.backward, plan.adjoint
+    stats.accepted, stats.rejected = report.accepted, report.rejected
+    stats.peak_bytes = int(bridge.field.peak)
+    stats.recomputed = bridge.callbacks.plain
+    estimate = float(found.estimate)
+    if isinstance(adjoint, adj.Backsolve):
+        stats.drift = [float(d) for d in found.drift]
+        _mind_drift(plan, adjoint, stats.drift)
+    if report.ok and not estimate <= 100.0:
+        report = dataclasses.replace(report, code="Quadrature", top=estimate)
+    if not report.ok:
+        raise backward_failure(plan, report, trouble, scale)
+    if estimate > 1.0:
+        warnings.warn(
+            f"{type(adjoint).__name__}: the quadrature of ∂L/∂θ is off by an estimated "
+            f"{estimate:.3g} tolerances. Use Interpolating(), or smaller tolerances.",
+            ToleranceWarning,
+            stacklevel=2,
+        )
+    budget = getattr(adjoint, "memory", None)
+    if budget is not None and stats.peak_bytes > budget:
+        warnings.warn(
+            f"`memory` is {budget} B and {stats.peak_bytes} B were held: the states between two "
+            "checkpoints, kept dense, took the rest. Raise memory, or use engine='torch', whose "
+            "checkpointing keeps any budget.",
+            ToleranceWarning,
+            stacklevel=2,
+        )
+
+
+def _mind_drift(plan: Plan, adjoint: adj.Backsolve, drift: list[float]) -> None:
+    """Warn of the largest drift over the limit; `drift` runs from the last output to the first."""
+    over = [d for d in drift if not d <= adjoint.drift_limit]
+    if adjoint.on_drift != "warn" or not over:
+        return
+    worst = math.nan if any(d != d for d in over) else max(over)
+    warnings.warn(
+        f"Backsolve drifted: integrated back between outputs, the state is up to {worst:.3g} "
+        f"tolerances away from the forward one ({len(over)} of {len(drift)} outputs are over the "
+        f"limit {adjoint.drift_limit:g}); the gradient is wrong by an unknown amount. Use "
+        "Interpolating(), Gauss() or Quadrature().",
+        DriftWarning,
+        stacklevel=3,
+    )

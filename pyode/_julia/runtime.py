@@ -1,0 +1,120 @@
+"""The one place that starts Julia: lazily, once, in the process that asks for it.
+
+Julia runs on one thread with signals left to Python: a callback into torch polls them, so that
+Ctrl-C comes out of a solve as KeyboardInterrupt. (With several Julia threads, signals left to
+Python may crash the process.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import types
+import warnings
+from typing import Any
+
+from .errors import ForkedProcessError, JuliaUnavailable
+
+INSTALL = "pip install 'pyode[julia]'"
+_running: list[_Running] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    """A Julia that was started, and by which process."""
+
+    process: int
+    package: Any
+    juliacall: types.ModuleType
+
+
+def start() -> Any:
+    """Start Julia and load the PyODE package; later calls cost nothing.
+
+    Returns:
+        The Julia module PyODE.
+
+    Raises:
+        JuliaUnavailable: Julia or a package is not there.
+        ForkedProcessError: this process was forked from one that had started Julia.
+
+    Cost: some ten seconds the first time; with `PYODE_JULIA=1` at `import pyode`, before torch.
+    """
+    return _run().package
+
+
+def started() -> bool:
+    """Whether Julia runs, in this process or in the one it was forked from."""
+    return bool(_running)
+
+
+def julia_error() -> type[Exception]:
+    """The exception class of Julia's errors in Python."""
+    return _run().juliacall.JuliaError
+
+
+def type_name(value: Any) -> str:
+    """The name of a Julia value's type."""
+    main = _run().juliacall.Main
+    return str(main.nameof(main.typeof(value)))
+
+
+def _run() -> _Running:
+    if not _running:
+        juliacall = _juliacall()
+        _running.append(_Running(os.getpid(), _package(juliacall), juliacall))
+    if _running[0].process != os.getpid():
+        raise ForkedProcessError(
+            "Julia was started before this process was forked, and would hang in it. Use "
+            "multiprocessing.get_context('spawn') (DataLoader(multiprocessing_context='spawn')), "
+            "or engine=Julia(process=True)."
+        )
+    return _running[0]
+
+
+def _juliacall() -> types.ModuleType:
+    os.environ.setdefault("PYTHON_JULIACALL_HANDLE_SIGNALS", "no")
+    os.environ.setdefault("PYTHON_JULIACALL_THREADS", "1")
+    _refuse_half_a_toolchain()
+    try:
+        with warnings.catch_warnings():
+            if sys.platform == "linux":  # torch first, then Julia, is what the tests run there
+                warnings.filterwarnings("ignore", message="torch was imported before juliacall")
+            import juliacall
+    except ImportError as err:
+        raise JuliaUnavailable(
+            f"engine 'julia' needs juliacall, which is not installed ({err}). Run: {INSTALL}"
+        ) from err
+    except Exception as err:
+        raise JuliaUnavailable(
+            f"Julia could not be started: {type(err).__name__}: {err}. Run: {INSTALL}, with the "
+            "network the first time; or set PYTHON_JULIACALL_EXE and PYTHON_JULIACALL_PROJECT to a "
+            "Julia and a project that has PyODE and PythonCall."
+        ) from err
+    return juliacall
+
+
+def _refuse_half_a_toolchain() -> None:
+    """Juliacall wants both variables or neither."""
+    names = ("PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT")
+    given = [name for name in names if os.environ.get(name)]
+    if len(given) == 1:
+        missing = next(name for name in names if name not in given)
+        raise JuliaUnavailable(
+            f"{given[0]} is set and {missing} is not. Set both (a fixed Julia and its project), or "
+            "neither (juliacall finds or installs them)."
+        )
+
+
+def _package(juliacall: types.ModuleType) -> Any:
+    module = juliacall.newmodule("PyodeSession")
+    try:
+        module.seval("import PyODE")
+    except juliacall.JuliaError as err:
+        raise JuliaUnavailable(
+            f"Julia runs, but its package PyODE could not be loaded: {str(err).splitlines()[0]} "
+            f"Run: {INSTALL}; or, in a checkout with a project of your own: "
+            "julia --project -e 'using Pkg; Pkg.develop(path=\"julia\")'"
+        ) from err
+    return module.PyODE

@@ -1,0 +1,55 @@
+"""What the forward solve keeps for its backward pass, in words and numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .. import _adjoints as adj
+from .._engine import Plan
+from .._errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """What is kept.
+
+    Attributes:
+        text: the plan in words.
+        keep: "dense", "outputs" or "slots", as PyODE.jl calls it.
+        slots: states held, for "slots".
+    """
+
+    text: str
+    keep: str = "outputs"
+    slots: int = 0
+
+
+def decide(plan: Plan) -> Storage:
+    """What is stored, from the adjoint, its budget and the size of a state.
+
+    Raises:
+        InputError: the budget is below two states.
+    """
+    adjoint = plan.adjoint
+    if not plan.needs:
+        return Storage("no gradient is asked for; the outputs are kept")
+    if isinstance(adjoint, adj.Forward):
+        n, p = plan.layout.size, sum(plan.field.sizes)
+        return Storage(f"forward: {n} x {n + p} sensitivities are integrated; nothing is kept")
+    if not isinstance(adjoint, adj.Stored):
+        return Storage(f"{adjoint.name}: nothing but the outputs is kept")
+    if adjoint.memory is None and adjoint.checkpoints is None:
+        return Storage(f"{adjoint.name}: every step and its interpolant are kept", "dense")
+    slots = adjoint.checkpoints or int(adjoint.memory or 0) // (2 * plan.state_bytes)
+    if slots < 2:
+        raise InputError(
+            f"`memory` got {adjoint.memory} B, of which half is for states of {plan.state_bytes} B "
+            f"each. Pass at least four states: {4 * plan.state_bytes}."
+        )
+    return Storage(
+        f"{adjoint.name}: at most {slots} states at steps taken are kept "
+        f"({slots * plan.state_bytes} B), and one interval between two of them is solved again "
+        "and kept dense",
+        "slots",
+        slots,
+    )

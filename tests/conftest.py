@@ -1,0 +1,76 @@
+"""Tests marked `julia` run where Julia starts; elsewhere they are skipped, and it is said why.
+
+`PYODE_REQUIRE_JULIA=1` turns these skips into failures, so that a job that is there for Julia
+cannot pass by skipping. A `julia` on the PATH whose default project has PyODE and PythonCall is
+used as it is (the variables of juliacall, when set, come first).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+
+import pytest
+
+FIXED = ("PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT")
+ASK = (
+    'all(p -> Base.find_package(p) !== nothing, ["PyODE", "PythonCall"]) && '
+    "print(dirname(Base.active_project()))"
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = [item for item in items if item.get_closest_marker("julia")]
+    if not chosen or not _runs(config):
+        return
+    why = _julia_is_missing()
+    if not why:
+        return
+    required = os.environ.get("PYODE_REQUIRE_JULIA") == "1"
+    for item in chosen:
+        if required:
+            item.stash[REQUIRED] = why
+        else:
+            item.add_marker(pytest.mark.skip(reason=f"Julia is not here: {why}"))
+
+
+REQUIRED = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    why = item.stash.get(REQUIRED, None)
+    if why is not None:
+        pytest.fail(f"PYODE_REQUIRE_JULIA=1, and Julia is not here: {why}", pytrace=False)
+
+
+def _runs(config: pytest.Config) -> bool:
+    """Whether marked tests are not all deselected by `-m "not julia"`."""
+    return "not julia" not in (config.option.markexpr or "")
+
+
+def _julia_is_missing() -> str:
+    """Why Julia cannot be started, or nothing: it then runs."""
+    import pyode
+
+    if importlib.util.find_spec("juliacall") is None:
+        return "juliacall is not installed (pip install 'pyode[julia]')"
+    _use_the_julia_on_the_path()
+    try:
+        pyode.julia.start()
+    except pyode.JuliaUnavailable as err:
+        return str(err)
+    return ""
+
+
+def _use_the_julia_on_the_path() -> None:
+    exe = shutil.which("julia")
+    if exe is None or any(os.environ.get(name) for name in FIXED):
+        return
+    asked = subprocess.run(
+        [exe, "--startup-file=no", "-e", ASK], capture_output=True, text=True, timeout=120
+    )
+    if asked.returncode == 0 and asked.stdout:
+        os.environ.update(zip(FIXED, (exe, asked.stdout), strict=True))

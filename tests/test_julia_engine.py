@@ -1,0 +1,191 @@
+"""The Julia engine against the Torch engine, against closed forms, and by counting calls."""
+
+from __future__ import annotations
+
+import julia_cases as c
+import pytest
+import torch
+
+import pyode
+
+pytestmark = pytest.mark.julia
+F64 = torch.float64
+
+
+def steps(engine, kind, adjoint=None):
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    f = c.LotkaVolterra()
+    sol = pyode.solve(
+        f,
+        y0,
+        torch.linspace(0, 1, 6, dtype=F64),
+        solver=kind(step_size=0.02),
+        adjoint=adjoint or pyode.Interpolating(),
+        engine=engine,
+    )
+    sol.ys.square().sum().backward()
+    return sol.ys.detach(), y0.grad, f.p.grad
+
+
+@pytest.mark.parametrize(
+    "kind", [pyode.Euler, pyode.Midpoint, pyode.RK4, pyode.Bosh3, pyode.Dopri5, pyode.Tsit5]
+)
+def test_same_tableau_same_steps_same_states(kind):
+    ys, *_ = steps("julia", kind)
+    torch_ys, *_ = steps("torch", kind)
+    assert c.relative(ys, torch_ys) <= 1e-13
+
+
+@pytest.mark.parametrize("kind", [pyode.Dopri5, pyode.Tsit5])
+def test_same_tableau_same_steps_same_gradients(kind):
+    _, dy0, dp = steps("julia", kind)
+    _, torch_dy0, torch_dp = steps("torch", kind)
+    assert c.relative(dy0, torch_dy0) <= 1e-11
+    assert c.relative(dp, torch_dp) <= 1e-11
+
+
+@pytest.mark.parametrize("kind", [pyode.Dopri5, pyode.Tsit5])
+@pytest.mark.parametrize("tol", [1e-6, 1e-9])
+def test_adaptive_states_and_gradients_agree(kind, tol):
+    solver = kind(rtol=tol, atol=tol)
+    found = {}
+    for engine in ("julia", "torch"):
+        dy0, dp, sol = c.lv_gradients(solver, pyode.Interpolating(), engine=engine)
+        found[engine] = sol.ys.detach(), dy0, dp
+    ys, dy0, dp = (c.relative(a, b) for a, b in zip(found["julia"], found["torch"], strict=True))
+    assert ys <= 20 * tol
+    assert max(dy0, dp) <= 100 * tol
+
+
+def test_time_gradients_and_time_dependence():
+    # y' = a t y: y = y0 exp(a (t² - s²)/2)
+    a = torch.tensor(0.7, dtype=F64, requires_grad=True)
+    ts = torch.tensor([0.3, 0.8, 1.5], dtype=F64, requires_grad=True)
+    y0 = torch.tensor([1.2], dtype=F64, requires_grad=True)
+    for kind in (pyode.Tsit5, pyode.Rodas5P):
+        solver = kind(rtol=1e-10, atol=1e-12)
+        sol = pyode.solve(
+            lambda t, y: a * t * y, y0, ts, solver=solver, adjoint=pyode.Interpolating(),
+            engine="julia",
+        )  # fmt: skip
+        exact = y0 * torch.exp(a * (ts.square() - ts[0].square()) / 2)[:, None]
+        weights = torch.tensor([[0.5], [2.0], [-1.0]], dtype=F64)
+        found = torch.autograd.grad((sol.ys * weights).sum(), (y0, ts, a))
+        wanted = torch.autograd.grad((exact * weights).sum(), (y0, ts, a))
+        for x, y in zip(found, wanted, strict=True):
+            assert c.relative(x, y) <= 1e-8
+
+
+def test_backwards_in_time():
+    f, g = c.LotkaVolterra(), c.LotkaVolterra()
+    solver = pyode.Vern9(rtol=1e-10, atol=1e-12)
+    for adjoint in (pyode.Interpolating(checkpoints=5), pyode.Gauss(), pyode.Backsolve()):
+        f.p.grad = g.p.grad = None
+        y0 = torch.tensor([2.0, 0.5], dtype=F64, requires_grad=True)
+        z0 = y0.detach().clone().requires_grad_()
+        ts = (1.0, 0.3, -0.5)
+        pyode.solve(f, y0, ts, solver=solver, adjoint=adjoint, engine="julia").ys.sum().backward()
+        tight = pyode.Dopri8(rtol=1e-11, atol=1e-13)
+        pyode.solve(g, z0, ts, solver=tight).ys.sum().backward()
+        assert c.relative(y0.grad, z0.grad) <= 5e-9
+        assert c.relative(f.p.grad, g.p.grad) <= 5e-9
+
+
+def test_trees_complex_numbers_and_closures():
+    w = torch.tensor(0.5, dtype=F64, requires_grad=True)
+
+    def f(t, state):
+        return {"a": -w * state["a"], "b": (1j * w) * state["b"]}
+
+    y0 = {
+        "a": torch.ones(2, 2, dtype=torch.complex128),
+        "b": torch.full((3,), 1 + 1j, dtype=torch.complex128),
+    }
+    grads = {}
+    for engine in ("julia", "torch"):
+        adjoint = pyode.Interpolating(rtol=1e-10, atol=1e-12)
+        sol = pyode.solve(
+            f, y0, (0.0, 1.0), solver=pyode.Tsit5(rtol=1e-10, atol=1e-12), adjoint=adjoint,
+            engine=engine,
+        )  # fmt: skip
+        (sol.ys["a"][-1].abs().sum() + sol.ys["b"][-1].real.sum()).backward()
+        grads[engine], w.grad = w.grad, None
+    assert abs(grads["julia"] - grads["torch"]) <= 1e-8
+
+
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating(), pyode.Backsolve()])
+def test_one_fused_call_serves_vjp_and_vjp_p(adjoint):
+    _, _, sol = c.lv_gradients(pyode.Tsit5(), adjoint)
+    stats = sol.stats.backward
+    assert stats.nvjp > 0
+    # the time gradients evaluate nothing here: each evaluation of f is inside a fused vjp
+    assert stats.nfe == stats.nvjp
+
+
+def test_gauss_asks_for_each_half_apart():
+    _, _, sol = c.lv_gradients(pyode.Tsit5(), pyode.Gauss())
+    assert sol.stats.backward.nvjp > sol.stats.backward.accepted * 6
+    assert sol.stats.backward.recomputed == 0
+
+
+def test_checkpoints_solve_again_and_hold_less():
+    _, _, dense = c.lv_gradients(pyode.Tsit5(rtol=1e-10, atol=1e-12), pyode.Interpolating())
+    _, _, thin = c.lv_gradients(
+        pyode.Tsit5(rtol=1e-10, atol=1e-12), pyode.Interpolating(checkpoints=6)
+    )
+    assert thin.stats.backward.recomputed > 0
+    assert dense.stats.backward.recomputed == 0
+    assert thin.stats.backward.peak_bytes < 0.7 * dense.stats.backward.peak_bytes
+
+
+def test_dense_output_in_every_mode():
+    for adjoint in (pyode.Interpolating(), pyode.Gauss(checkpoints=4), pyode.Backsolve()):
+        _, _, sol = c.lv_gradients(pyode.Vern9(rtol=1e-10, atol=1e-12), adjoint)
+        reference = pyode.solve(
+            c.LotkaVolterra(), torch.ones(2, dtype=F64), (0.0, 0.7),
+            solver=pyode.Dopri8(rtol=1e-12, atol=1e-14),
+        )  # fmt: skip
+        assert c.relative(sol(0.7), reference.ys[-1].detach()) <= 1e-8
+
+
+def test_no_gradient_asked_needs_no_adjoint():
+    with torch.no_grad():
+        sol = pyode.solve(c.LotkaVolterra(), torch.ones(2, dtype=F64), (0.0, 1.0), engine="julia")
+    assert sol.success
+    assert sol.stats.backward.nvjp == 0
+
+
+def test_zero_length_and_frozen():
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    sol = pyode.solve(
+        c.LotkaVolterra(), y0, (1.0, 1.0), adjoint=pyode.Interpolating(), engine="julia"
+    )
+    sol.ys.sum().backward()
+    assert torch.equal(y0.grad, torch.full((2,), 2.0, dtype=F64))
+
+
+def test_the_plan_says_what_is_kept():
+    plan = pyode.plan(
+        c.LotkaVolterra(), torch.ones(2, dtype=F64), (0.0, 1.0),
+        adjoint=pyode.Interpolating(checkpoints=8), engine="julia",
+    )  # fmt: skip
+    assert "at most 8 states" in repr(plan)
+
+
+def test_robertson_nine_sensitivities():
+    k = torch.tensor([0.04, 3e7, 1e4], dtype=F64, requires_grad=True)
+
+    def f(t, y):
+        a, b, d = k[0] * y[0], k[1] * y[1].square(), k[2] * y[1] * y[2]
+        return torch.stack([d - a, a - b - d, b])
+
+    y0 = torch.tensor([1.0, 0.0, 0.0], dtype=F64)
+    solver = pyode.Rodas5P(rtol=1e-8, atol=1e-12)
+    adjoint = pyode.Gauss(rtol=1e-8, atol=1e-12)
+    sol = pyode.solve(f, y0, (0.0, 40.0), solver=solver, adjoint=adjoint, engine="julia")
+    exact = [7.158270687194e-1, 9.185534764558e-6, 2.841637457458e-1]
+    assert c.relative(sol.ys[-1].detach(), c.tensor(*exact)) <= 1e-6
+    dk1 = c.tensor(-4.2475587717, 4.5911962493e-5, 4.2475128597)
+    for i in range(3):
+        (row,) = torch.autograd.grad(sol.ys[-1, i], k, retain_graph=True)
+        assert abs(row[0] - dk1[i]) <= 1e-6 * abs(dk1[i])

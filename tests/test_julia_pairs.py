@@ -1,0 +1,63 @@
+"""Every pair of solver and adjoint: offered ones are right in both dtypes, others are refused."""
+
+from __future__ import annotations
+
+import julia_cases as c
+import pytest
+import torch
+
+import pyode
+
+pytestmark = pytest.mark.julia
+
+
+@pytest.mark.parametrize(("kind", "name", "adjoint"), c.OFFERED, ids=c.identifier)
+def test_offered_pairs_float64(kind, name, adjoint):
+    solver = c.solver_of(kind)
+    dy0, dp, sol = c.lv_gradients(solver, adjoint)
+    if kind in c.FIXED:
+        tol = {1: 2e-2, 2: 3e-4, 4: 3e-8}[kind.order]
+    else:
+        tol = 100 * solver.rtol if kind.stiff else 10 * solver.rtol
+    assert c.relative(dy0, c.LV["dy0"]) <= tol
+    assert c.relative(dp, c.LV["dp"]) <= tol
+    counted = sol.stats.backward.nvjp + sol.stats.forward.njac
+    assert counted > 0
+
+
+@pytest.mark.parametrize(("kind", "name", "adjoint"), c.OFFERED, ids=c.identifier)
+def test_offered_pairs_float32(kind, name, adjoint):
+    solver = kind(step_size=0.01) if kind in c.FIXED else kind(rtol=1e-4, atol=1e-5)
+    dy0, dp, _ = c.lv_gradients(solver, adjoint, torch.float32)
+    tol = {1: 0.2, 2: 2e-2}.get(kind.order, 5e-3)
+    assert dp.dtype == torch.float32
+    assert c.relative(dy0, c.LV["dy0"]) <= tol
+    assert c.relative(dp, c.LV["dp"]) <= tol
+
+
+@pytest.mark.parametrize(("kind", "name", "adjoint"), c.REFUSED, ids=c.identifier)
+def test_other_pairs_are_refused_before_any_work(kind, name, adjoint):
+    calls = []
+
+    def f(t, y):
+        calls.append(t)
+        return -y
+
+    y0 = torch.ones(2, dtype=c.F64, requires_grad=True)
+    with pytest.raises(pyode.GradientUnavailable, match="Pass"):
+        pyode.solve(f, y0, (0.0, 1.0), solver=kind(), adjoint=adjoint, engine="julia")
+    assert len(calls) == 1  # the evaluation that looks at f's result
+
+
+TIGHT = [pyode.Dopri5, pyode.Tsit5, pyode.Vern7, pyode.Vern9]
+
+
+@pytest.mark.parametrize("name", [n for n in c.ADJOINTS if not n.startswith("backsolve")])
+@pytest.mark.parametrize("kind", TIGHT)
+def test_ten_digits(kind, name):
+    solver = kind(rtol=1e-10, atol=1e-12)
+    dy0, dp, _ = c.lv_gradients(solver, c.ADJOINTS[name])
+    assert c.relative(dy0, c.LV["dy0"]) <= 5e-10
+    assert c.relative(dp, c.LV["dp"]) <= 5e-10
+    spiral, _ = c.spiral_gradient(solver, c.ADJOINTS[name])
+    assert c.relative(spiral, c.SPIRAL["dp"]) <= 5e-10

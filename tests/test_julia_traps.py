@@ -1,0 +1,175 @@
+"""SciMLSensitivity's traps (see docs/julia.md), each with a test that fails without its guard."""
+
+from __future__ import annotations
+
+import julia_cases as c
+import pytest
+import torch
+
+import pyode
+
+pytestmark = pytest.mark.julia
+F64 = torch.float64
+TIGHT = pyode.Tsit5(rtol=1e-10, atol=1e-12)
+
+
+def test_1_a_dense_solution_is_not_solved_again():
+    _, _, sol = c.lv_gradients(TIGHT, pyode.Interpolating())
+    assert sol.stats.backward.recomputed == 0
+
+
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating, pyode.Gauss])
+def test_2_3_4_11_checkpoints_are_steps_taken_and_not_loss_times(adjoint):
+    # with checkpoints off the steps, or none at t0, y(t) would be a straight line or made up
+    _, dp, sol = c.lv_gradients(TIGHT, adjoint(checkpoints=5), points=(0.0, 1.0))
+    assert c.relative(dp, c.LV["dp"]) <= 5e-10
+    assert sol.stats.backward.recomputed > 0
+
+
+def test_5_tolerances_of_the_backward_solve_are_the_forward_ones():
+    # SciML's own default would be 1e-3
+    _, dp, fine = c.lv_gradients(TIGHT, pyode.Interpolating())
+    _, _, rough = c.lv_gradients(TIGHT, pyode.Interpolating(rtol=1e-3, atol=1e-6))
+    assert c.relative(dp, c.LV["dp"]) <= 5e-10
+    assert rough.stats.backward.accepted < fine.stats.backward.accepted / 3
+
+
+def test_5_quadrature_has_its_own():
+    _, _, fine = c.lv_gradients(TIGHT, pyode.Quadrature())
+    _, _, rough = c.lv_gradients(TIGHT, pyode.Quadrature(quad_rtol=1e-2, quad_atol=1e-2))
+    assert rough.stats.backward.nvjp < fine.stats.backward.nvjp
+
+
+def test_6_the_backward_return_code_is_looked_at():
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    sol = pyode.solve(
+        c.LotkaVolterra(), y0, (0.0, 5.0), solver=pyode.Tsit5(), max_steps=50,
+        adjoint=pyode.Gauss(rtol=1e-13, atol=1e-15), engine="julia",
+    )  # fmt: skip
+    with pytest.raises(pyode.BackwardError):
+        sol.ys.sum().backward()
+
+
+@pytest.mark.parametrize("kind", [pyode.Rosenbrock23, pyode.Vern9, pyode.Tsit5, pyode.TRBDF2])
+def test_7_gauss_is_as_good_as_interpolating(kind):
+    # SciML takes one node a step with Rosenbrock23
+    solver = kind(rtol=1e-5, atol=1e-7)
+    _, gauss, _ = c.lv_gradients(solver, pyode.Gauss())
+    assert c.relative(gauss, c.LV["dp"]) <= 1e-3
+
+
+def test_7_gauss_refuses_multistep_methods():
+    for kind in (pyode.QNDF, pyode.FBDF):
+        with pytest.raises(pyode.GradientUnavailable, match="Interpolating"):
+            c.lv_gradients(kind(), pyode.Gauss())
+
+
+def test_8_a_loss_that_depends_on_the_parameters_itself():
+    f = c.LotkaVolterra()
+    y0 = torch.ones(2, dtype=F64)
+    sol = pyode.solve(f, y0, (0.0, 1.0), solver=TIGHT, adjoint=pyode.Gauss(), engine="julia")
+    (0.5 * (sol.ys[-1] - 1).square().sum() + 3 * f.p.sum()).backward()
+    assert c.relative(f.p.grad - 3, c.LV["dp"]) <= 5e-10
+
+
+def stable(rate=12.0):
+    k = torch.tensor(rate, dtype=F64, requires_grad=True)
+    return k, lambda t, y: -k * (y - torch.cos(t))
+
+
+def test_9_backsolve_resets_at_outputs_alone_and_shows_its_drift():
+    _, f = stable()
+    y0 = torch.tensor([2.0], dtype=F64, requires_grad=True)
+    sol = pyode.solve(
+        f, y0, (0.0, 2.0, 4.0), solver=pyode.Tsit5(), adjoint=pyode.Backsolve(), engine="julia"
+    )
+    with pytest.warns(pyode.DriftWarning, match="drifted"):
+        sol.ys[-1].sum().backward()
+    drift = sol.stats.backward.drift
+    assert len(drift) == 2
+    assert max(drift) > 1e4
+
+
+def test_9_a_reverse_flow_that_blows_up_is_said_to_be_unstable():
+    _, f = stable(300.0)
+    y0 = torch.tensor([2.0], dtype=F64, requires_grad=True)
+    sol = pyode.solve(
+        f, y0, (0.0, 20.0), solver=pyode.Tsit5(), adjoint=pyode.Backsolve(on_drift="ignore"),
+        engine="julia",
+    )  # fmt: skip
+    with pytest.raises(pyode.ReverseUnstableError):
+        sol.ys[-1].sum().backward()
+
+
+def test_10_the_loss_gradient_is_of_the_outputs_not_of_a_buffer():
+    found = {}
+    for engine in ("julia", "torch"):
+        f = c.LotkaVolterra()
+        y0 = torch.ones(2, dtype=F64)
+        ts = torch.linspace(0, 2, 5, dtype=F64)
+        sol = pyode.solve(f, y0, ts, solver=TIGHT, adjoint=pyode.Interpolating(), engine=engine)
+        (sol.ys.prod(1) * torch.arange(5.0, dtype=F64)).sum().backward()
+        found[engine] = f.p.grad
+    assert c.relative(found["julia"], found["torch"]) <= 1e-8
+
+
+@pytest.mark.parametrize("kind", [pyode.Rosenbrock23, pyode.Rodas5P])
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating(checkpoints=5), pyode.Gauss(memory=4096)])
+def test_12_rosenbrock_between_checkpoints_is_refused(kind, adjoint):
+    with pytest.raises(pyode.GradientUnavailable, match="KenCarp4"):
+        c.lv_gradients(kind(), adjoint)
+
+
+def test_12_and_works_with_another_solver_backwards():
+    adjoint = pyode.Interpolating(checkpoints=8, solver=pyode.KenCarp4(rtol=1e-7, atol=1e-9))
+    _, dp, _ = c.lv_gradients(pyode.Rodas5P(rtol=1e-7, atol=1e-9), adjoint)
+    assert c.relative(dp, c.LV["dp"]) <= 1e-4
+
+
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating(), pyode.Gauss(), pyode.Quadrature()])
+def test_13_nothing_but_tensors_reaches_f(adjoint):
+    f = c.LotkaVolterra()
+    kinds = set()
+
+    def watched(t, y):
+        kinds.add((type(t), type(y), y.dtype, y.shape))
+        return f(t, y)
+
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    for solver in (pyode.Tsit5(), pyode.Rodas5P()):
+        pyode.solve(
+            watched, y0, (0.0, 1.0), solver=solver, adjoint=adjoint, params=(f.p,), engine="julia"
+        ).ys.sum().backward()
+    assert kinds == {(torch.Tensor, torch.Tensor, F64, torch.Size([2]))}
+
+
+def test_14_the_backward_solve_is_bounded():
+    sigma = torch.tensor([10.0, 28.0, 8 / 3], dtype=F64, requires_grad=True)
+
+    def lorenz(t, y):
+        return torch.stack(
+            [
+                sigma[0] * (y[1] - y[0]),
+                y[0] * (sigma[1] - y[2]) - y[1],
+                y[0] * y[1] - sigma[2] * y[2],
+            ]
+        )
+
+    y0 = torch.ones(3, dtype=F64, requires_grad=True)
+    sol = pyode.solve(
+        lorenz, y0, (0.0, 10.0), solver=pyode.Tsit5(), max_steps=2000, engine="julia",
+        adjoint=pyode.Backsolve(resync=False, on_drift="ignore"),
+    )  # fmt: skip
+    with pytest.raises(pyode.BackwardError):
+        sol.ys[-1].sum().backward()
+
+
+def test_vern9_is_not_lazy():
+    _, dp, _ = c.lv_gradients(pyode.Vern9(rtol=1e-10, atol=1e-12), pyode.Interpolating())
+    assert c.relative(dp, c.LV["dp"]) <= 5e-10
+
+
+def test_float32_times_are_the_states():
+    for adjoint in (pyode.Interpolating(checkpoints=4), pyode.Gauss(checkpoints=4)):
+        _, dp, _ = c.lv_gradients(pyode.Tsit5(rtol=1e-4, atol=1e-5), adjoint, torch.float32)
+        assert c.relative(dp, c.LV["dp"]) <= 5e-3
