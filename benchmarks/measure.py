@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import runners_pyode
 import torch
+from rows import Answer, Case, Job, Row, Unavailable, case_of
 from runners_jax import diffrax_rows
 from runners_pyode import pyode_rows
 from runners_torch import torchdiffeq_rows, torchode_rows
-from workloads import Answer, Case, Job, Row, Unavailable, Workload, case_of
+from workloads import Workload
 
 
 def all_rows() -> list[Row]:

@@ -131,7 +131,8 @@ def run(args: argparse.Namespace, names: list[str], dtype: str) -> tuple[list[An
     import report
     import torch
     from rich.console import Console
-    from workloads import WORKLOADS, case_of
+    from rows import case_of
+    from workloads import WORKLOADS
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -144,19 +145,20 @@ def run(args: argparse.Namespace, names: list[str], dtype: str) -> tuple[list[An
     facts: list[Any] = []
     for name in names:
         workload = WORKLOADS[name]()
-        with console.status(f"{name}: reference") as line:
+        with report.progress() as say:
+            say(f"{name}: reference")
             reference = measure.reference_of(workload, args.cache, args.verify)
             case = case_of(workload, getattr(torch, dtype))
             records = []
             for row in measure.rows_of(workload, args.only):
-                line.update(f"{name}: warming up {row.name}")
+                say(f"{name}: warming up {row.name}")
                 records.append(measure.prepare(row, case, args.limit, args.clock))
-            line.update(f"{name}: timing")
+            say(f"{name}: timing")
             measure.in_turns(
                 records, args.repeats, args.seconds, 1 if args.quick else 3, args.clock
             )
             for record in records if args.memory else ():
-                line.update(f"{name}: memory of {record.row.name}")
+                say(f"{name}: memory of {record.row.name}")
                 record.memory = memory(args, name, record, dtype)
         mine = [r.facts(workload, case.dtype, reference) for r in records]
         note = f"{dtype}, {args.clock} clock, rtol {workload.rtol:g}, atol {workload.atol:g}; "
@@ -184,7 +186,8 @@ def memory(args: argparse.Namespace, workload: str, record: Any, dtype: str) -> 
 def memory_of(workload: str, row_name: str, dtype: str) -> int:
     import measure
     import torch
-    from workloads import WORKLOADS, case_of
+    from rows import case_of
+    from workloads import WORKLOADS
 
     case = case_of(WORKLOADS[workload](), getattr(torch, dtype))
     (row,) = (row for row in measure.all_rows() if row.name == row_name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pathlib
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich import box
@@ -21,6 +24,17 @@ COLOURS = {
     "torchdiffeq": "#2ca02c",
     "torchode": "#9467bd",
 }
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Says what is being done: a status line on a terminal, lines elsewhere; on stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: print(text, file=sys.stderr, flush=True)
+        return
+    with console.status("") as line:
+        yield lambda text: line.update(text)
 
 
 def error(fact: Fact) -> float:

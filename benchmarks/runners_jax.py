@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rows import Answer, Case, Job, Row, Unavailable
 from runners_torch import need
-from workloads import Answer, Case, Job, Row, Unavailable
 
 Params = dict[str, Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from rows import Answer, Case, Job, Row
 from runners_torch import answer, leaves
-from workloads import Answer, Case, Job, Row
 
 import pyode
 

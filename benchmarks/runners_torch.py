@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rows import Answer, Case, Job, Row, Unavailable
 from torch import Tensor, nn
-from workloads import Answer, Case, Job, Row, Unavailable
 
 BACKSOLVE_LIMIT = 5_000_000  # numbers of a per-sample reverse state: 20 MB, times seven stages
 
