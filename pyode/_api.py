@@ -264,7 +264,7 @@ def _limits(max_steps: Any, timeout: Any) -> Limits:
 
 def _stops(name: str, times: Any) -> tuple[float, ...]:
     try:
-        values = tuple(float(t) for t in times)
+        values = tuple(float(t.detach() if isinstance(t, Tensor) else t) for t in times)
     except (TypeError, ValueError):
         raise InputTypeError(f"`{name}` got {times!r}. Pass a sequence of times.") from None
     for t in values:
@@ -307,7 +307,7 @@ def _check_tolerances(solver: Solver, layout: Layout) -> None:
 
 def _solution(plan: Plan, times: Times, ys: Tensor, result: Result, y0: Any) -> Solution:
     layout = plan.layout
-    tree = ys.view(-1, *layout.shapes[0]) if _plain(layout) else layout.unflatten_rows(ys)
+    tree = ys.view(len(ys), *layout.shapes[0]) if _plain(layout) else layout.unflatten_rows(ys)
     if result.outcome is Outcome.success:
         at = plan.times.values[-1]
     else:

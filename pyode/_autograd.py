@@ -175,7 +175,7 @@ def warn_forced(stats: Stats, direction: str) -> None:
             f"tolerance because of min_step, the worst by a factor of {stats.forced_error:.3g}. "
             "Lower min_step, raise rtol and atol, or use a stiff solver (Kvaerno5).",
             ToleranceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -218,6 +218,5 @@ def run(plan: Plan, y0: Tensor, ts: Tensor) -> tuple[Tensor, Result]:
         if out_of_memory(err):
             err.add_note(f"out of memory in the forward solve: {plan!r}. Nothing was changed.")
         raise
-    finally:
-        warn_forced(plan.stats.forward, "forward")
+    warn_forced(plan.stats.forward, "forward")
     return ys, job.result  # type: ignore[return-value]

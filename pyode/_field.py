@@ -133,7 +133,7 @@ class Field:
         try:
             return torch.autograd.grad(ev.out, inputs, a, allow_unused=True)
         except Exception as err:
-            when = f" at t={float(ev.t):.10g}" if ev.t.ndim == 0 else ""
+            when = f" at t={float(ev.t.detach()):.10g}" if ev.t.ndim == 0 else ""
             err.add_note(f"raised in the vector-Jacobian product of f{when}")
             raise
 

@@ -59,7 +59,7 @@ def explained(err: Exception, f: Any, layout: Layout, t: Tensor, count: int) -> 
     On the first evaluation, torch's complaint about dtypes or devices becomes an `InputTypeError`
     that names the tensors.
     """
-    when = f"t={float(t):.10g}" if t.ndim == 0 else "per-sample times"
+    when = f"t={float(t.detach()):.10g}" if t.ndim == 0 else "per-sample times"
     err.add_note(f"raised in f(t, y) at {when}, evaluation {count} of the solve")
     text = str(err)
     if "leaf Variable that requires grad" in text:

@@ -215,7 +215,7 @@ def _as_times(ts: Any, layout: Layout, name: str) -> Tensor:
 
 
 def _check_monotone(values: tuple[float, ...], name: str) -> None:
-    sign = 1.0 if values[-1] > values[0] else -1.0
+    sign = 1.0 if values[1] > values[0] else -1.0
     for i in range(1, len(values)):
         if sign * (values[i] - values[i - 1]) <= 0:
             raise InputError(

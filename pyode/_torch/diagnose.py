@@ -20,6 +20,7 @@ from . import probe
 
 if TYPE_CHECKING:
     from .._clock import Clock
+    from .esdirk import SingularError
     from .loop import RHS, Integrator
 
 
@@ -27,18 +28,21 @@ if TYPE_CHECKING:
 class Trouble:
     """What the rejections since the last accepted step looked like."""
 
-    non_finite: str = ""
-    newton: int = 0
+    non_finite: str = ""  # of the last rejection
     at: float = 0.0
+    newton: bool = False
     row: int = 0
     widest: float = 0.0
+    latest: str = ""  # of the last rejection that was not finite, and how many there were
+    bad: int = 0
 
     def accept(self) -> None:
         if self.row:
-            self.non_finite, self.row, self.newton, self.widest = "", 0, 0, 0.0
+            self.non_finite, self.row, self.newton, self.widest = "", 0, False, 0.0
 
     def reject(self, size: float) -> None:
         self.row += 1
+        self.non_finite, self.newton = "", False
         self.widest = max(self.widest, size)
 
     def remember(self, integ: Integrator, t1: float, k: Tensor, y1: Tensor) -> None:
@@ -47,12 +51,22 @@ class Trouble:
         for i in range(1, integ.method.tableau.stages):
             if k.ndim == 2 and not bool(torch.isfinite(k[i]).all()):
                 t = integ.t + c[i] * (t1 - integ.t)
-                bad = describe(k[i], integ.rhs)
-                self.non_finite, self.at = f"{integ.rhs.title} returned {bad} at t={t:.10g}", t
+                self._note(f"{integ.rhs.title} returned {describe(k[i], integ.rhs)}", t)
                 return
         if not bool(torch.isfinite(y1).all()):
-            bad = describe(y1, integ.rhs)
-            self.non_finite, self.at = f"the state became {bad} at t={t1:.10g}", t1
+            self._note(f"the state became {describe(y1, integ.rhs)}", t1)
+
+    def no_newton(self, integ: Integrator, err: SingularError) -> None:
+        """Newton failed: because of f, of its Jacobian, or of the step."""
+        jacobian_is_finite(integ)
+        self.newton = True
+        if err.value is not None and not bool(torch.isfinite(err.value).all()):
+            self._note(f"{integ.rhs.title} returned {describe(err.value, integ.rhs)}", err.t)
+
+    def _note(self, what: str, t: float) -> None:
+        self.non_finite = self.latest = f"{what} at t={t:.10g}"
+        self.at = t
+        self.bad += 1
 
 
 def kind_of(x: Tensor) -> str:
@@ -97,6 +111,19 @@ def raise_if_hopeless(integ: Integrator, k0: Tensor) -> None:
         hint=hint,
         **facts(integ),
     )
+
+
+def jacobian_is_finite(integ: Integrator) -> None:
+    """Refuse to go on with a Jacobian that is not: no step size will help."""
+    for block in integ.rhs.blocks(integ.t, integ.y):
+        if not bool(torch.isfinite(block.jac).all()):
+            raise NonFiniteError(
+                f"the Jacobian ∂f/∂y holds {kind_of(block.jac)} at t={integ.t:.10g}, where f and y "
+                f"are finite ({_size(integ)}).",
+                cause="f's derivative is not finite (sqrt, norm, log or division at 0?)",
+                hint="make f differentiable there, or use an explicit solver such as Tsit5().",
+                **facts(integ),
+            )
 
 
 def overflow(integ: Integrator) -> SolveError:
@@ -231,7 +258,9 @@ def max_steps(integ: Integrator) -> SolveError:
     """The step limit: NaN, stiffness, rounding, a discontinuity, or accuracy."""
     k0 = integ.rhs(integ.t, integ.y) if integ.k0 is None else integ.k0
     h = integ.h or integ.trouble.widest or abs(integ.end - integ.t)
-    if integ.trouble.non_finite:
+    trouble = integ.trouble
+    if trouble.bad > 2 and 2 * trouble.bad >= integ.stats.rejected:
+        trouble.non_finite = trouble.latest
         return _never_finite(integ, h, k0)
     cause, hint = _max_steps_cause(integ, h, k0)
     return MaxStepsError(
@@ -301,7 +330,10 @@ def late(clock: Clock, t: float, doing: str) -> SolveError:
     )
 
 
-def newton(integ: Integrator, h: float) -> SolveError:
+def newton(integ: Integrator, h: float, k0: Tensor) -> SolveError:
+    """Newton failed in a fixed step."""
+    if integ.trouble.non_finite:
+        return _never_finite(integ, abs(h), k0)
     return StepUnderflowError(
         f"Newton's iteration did not converge at t={integ.t:.10g} with the fixed step {h:.3g}.",
         cause="the step is too large for Newton, or f is not differentiable there",

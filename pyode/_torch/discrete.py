@@ -49,7 +49,7 @@ class _Pass:
 
     def _add(self, grads: list[Tensor]) -> None:
         if grads:
-            torch._foreach_add_(self.params, grads)
+            torch._foreach_add_(self.params, grads)  # type: ignore[attr-defined]
 
     def run(self) -> Grads:
         carry = Carry(torch.zeros_like(self.grad_ys[0]))

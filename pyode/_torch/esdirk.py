@@ -36,7 +36,14 @@ class Newton:
 
 
 class SingularError(ArithmeticError):
-    """I - hγJ could not be factorised, or Newton did not converge: retry with a smaller step."""
+    """I - hγJ could not be factorised, or Newton did not converge: retry with a smaller step.
+
+    With what f returned, and where, when the iteration left the finite numbers.
+    """
+
+    def __init__(self, t: float = 0.0, value: Tensor | None = None):
+        super().__init__(t)
+        self.t, self.value = t, value
 
 
 def esdirk_step(
@@ -83,11 +90,11 @@ def _newton(
     """Solve x = base + γh f(t, x)."""
     x, last = guess, float("inf")
     for _ in range(MAX_NEWTON):
-        residual = base + gamma * evaluate(t, x) - x
-        delta = newton.solve(residual)
+        rate_of_x = evaluate(t, x)
+        delta = newton.solve(base + gamma * rate_of_x - x)
         size = float((delta / scale).abs().max())
         if not size < float("inf"):
-            raise SingularError
+            raise SingularError(t, rate_of_x)
         x = x + delta
         # with contraction rate r the remaining error is about r/(1-r)·size
         rate = size / last if last < float("inf") else 0.5

@@ -200,8 +200,9 @@ class Integrator:
     def _fixed(self, t1: float, k0: Tensor) -> tuple[Tensor, Tensor]:
         try:
             k, y1 = self._attempt(t1, k0)
-        except SingularError:
-            raise diagnose.newton(self, t1 - self.t) from None
+        except SingularError as err:
+            self.trouble.no_newton(self, err)
+            raise diagnose.newton(self, t1 - self.t, k0) from None
         if not math.isfinite(float(y1.sum())) and not bool(torch.isfinite(y1).all()):
             raise diagnose.non_finite(self, t1, k, y1)
         return k, y1
@@ -229,19 +230,21 @@ class Integrator:
         if self.h is None:
             self.h = solver.first_step or self._first_step(k0)
         sign = 1.0 if target > self.t else -1.0
+        # a step of min_step, rounded; 0 without one
+        least = solver.min_step and solver.min_step * (1 + 1e-9) + 4 * EPS * abs(self.t)
         rejected = False
         while True:
             self._check_limits()
             size, t1 = self._clip(sign, min(max(self.h, solver.min_step), solver.max_step), target)
             if size <= max(16 * EPS * abs(self.t), EPS * EPS * abs(self.end - self.start)):
                 raise diagnose.underflow(self, size, k0)
+            singular = None
             try:
                 k, y1 = self._attempt(t1, k0)
                 error = self.method.error(t1 - self.t, k, self.y, y1, self.norm)
-            except SingularError:
-                k, y1, error = k0, self.y, math.inf
-                self.trouble.newton += 1
-            if error <= 1.0 or (size <= solver.min_step and math.isfinite(error)):
+            except SingularError as err:
+                k, y1, error, singular = k0, self.y, math.inf, err
+            if error <= 1.0 or (size <= least and math.isfinite(error)):
                 self._judge(control, order, error, size, rejected)
                 return t1, k, y1
             rejected = True
@@ -249,12 +252,14 @@ class Integrator:
             if self.watch is not None:
                 self.watch.reject(self, size)
             self.trouble.reject(size)
+            if singular is not None:
+                self.trouble.no_newton(self, singular)
             if math.isfinite(error):
                 factor = max(control.factor_min, control.safety * error ** (-1 / order))
             else:
                 diagnose.raise_if_hopeless(self, k0)
                 self.trouble.remember(self, t1, k, y1)
-                if size <= solver.min_step:
+                if size <= least:
                     raise diagnose.underflow(self, size, k0)
                 factor = control.factor_min
             self.h = max(size * min(factor, 0.9), min(solver.min_step, size))
@@ -306,8 +311,8 @@ class Integrator:
         d0, d1 = self.norm(self.y / scale), self.norm(k0 / scale)
         if not (math.isfinite(d0) and math.isfinite(d1)):
             diagnose.raise_if_hopeless(self, k0)
-        h0 = 1e-6 * max(span, 1e-300) if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-        h0 = min(h0, span)
+        small = d0 < 1e-5 or d1 < 1e-5 or d1 == math.inf
+        h0 = min(1e-6 * max(span, 1e-300) if small else 0.01 * d0 / d1, span)
         sign = 1.0 if self.end > self.t else -1.0
         k1 = self.rhs(self.t + sign * h0, self.y + (sign * h0) * k0)
         d2 = self.norm((k1 - k0) / scale) / h0
@@ -316,7 +321,8 @@ class Integrator:
         top = max(d1, d2)
         order = self.method.tableau.error_order
         h1 = max(1e-6 * span, h0 * 1e-3) if top <= 1e-15 else (0.01 / top) ** (1 / order)
-        return min(100 * h0, h1, span)
+        # not below what the clock resolves: whether that is short enough is the error's to say
+        return min(max(min(100 * h0, h1), 100 * EPS * abs(self.t)), span)
 
     def _accept(self, t1: float, k: Tensor, y1: Tensor) -> Step:
         step = Step(self.stats.accepted, self.t, t1, self.y, y1, k)

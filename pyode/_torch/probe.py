@@ -31,7 +31,7 @@ class Stiffness:
 
 def growth(y: Tensor, k: Tensor) -> float:
     """How fast the largest entries of y grow: max k/y over them, per time; 0 if none does."""
-    top = float(y.abs().max()) if y.numel() else 0.0
+    top = _largest(y)
     if not 0.0 < top < math.inf:
         return 0.0
     rates = (k / y)[y.abs() >= 0.1 * top]
@@ -62,19 +62,24 @@ def stiffness(integ: Integrator, h: float, iterations: int = POWER) -> Stiffness
 def _stiffness(integ: Integrator, h: float, iterations: int) -> Stiffness:
     t, y = integ.t, integ.y
     k0 = integ.rhs(t, y) if integ.k0 is None else integ.k0
-    length = float(torch.linalg.vector_norm(k0))
+    length = _largest(k0)
     if not 0 < length < math.inf:
         return Stiffness()
-    reach = float(torch.linalg.vector_norm(y)) + h * length
-    delta = math.sqrt(torch.finfo(y.dtype).eps) * reach
+    delta = math.sqrt(torch.finfo(y.dtype).eps) * (_largest(y) + h * length)
     v, size, along = k0 / length, 0.0, 0.0
     for _ in range(iterations):
         w = (integ.rhs(t, y + delta * v) - k0) / delta
-        size, along = float(torch.linalg.vector_norm(w)), float(torch.dot(v, w))
+        size = _largest(w)
         if not 0 < size < math.inf:
             return Stiffness()
+        along = float(torch.dot(v, w / size) / torch.dot(v, v))
         v = w / size
-    return Stiffness(h * size, along < -0.3 * size)
+    return Stiffness(h * size, along < -0.3)
+
+
+def _largest(x: Tensor) -> float:
+    """The maximum norm: it does not overflow."""
+    return float(x.abs().max()) if x.numel() else 0.0
 
 
 def roughness(integ: Integrator, window: float) -> str:

@@ -1,0 +1,221 @@
+"""Solves that stop at a limit: of steps, of the step size, of time; each says what held it up."""
+
+import time
+
+import pytest
+import torch
+from failing import F64, check_text, decay, fails, ones, solve_fails, weight
+from torch import nn
+
+import pyode
+
+pytestmark = pytest.mark.timeout(30)
+
+ADAPTIVE = [pyode.Tsit5(), pyode.Bosh3(), pyode.Dopri8(), pyode.HeunEuler(), pyode.Fehlberg2()]
+TS = torch.linspace(0, 1, 11, dtype=F64)
+
+
+class TestStepLimit:
+    def test_stiff_with_default_options(self):
+        started = time.process_time()
+        err = fails(
+            pyode.MaxStepsError,
+            lambda: pyode.solve(lambda t, y: -1e6 * (y - torch.cos(t)), ones(1), (0.0, 1.0)),
+            "16384 steps were not enough",
+            "% of the span",
+            "the problem is stiff here (h·|∂f/∂y| ≈",
+            "pyode.Kvaerno5(",
+        )
+        assert time.process_time() - started < 5
+        check_text(err)
+
+    @pytest.mark.parametrize("solver", ADAPTIVE, ids=repr)
+    def test_stiff(self, solver):
+        w = weight(-1e5)
+        err = solve_fails(
+            pyode.MaxStepsError,
+            lambda t, y: w * (y - torch.cos(t)),
+            ones(3),
+            (0.0, 1.0),
+            "300 steps were not enough",
+            "the problem is stiff here",
+            "pyode.Kvaerno5(",
+            solver=solver,
+            max_steps=300,
+        )
+        assert err.stats.steps == 300
+        assert err.dt > 0
+
+    def test_accuracy(self):
+        err = solve_fails(
+            pyode.MaxStepsError,
+            lambda t, y: torch.cos(50 * t) * y,
+            ones(2),
+            (0.0, 100.0),
+            "accuracy limits the step",
+            "at this rate",
+            max_steps=50,
+        )
+        assert 0 < err.t < 100
+
+    def test_fixed_steps(self):
+        phrases = ("step_size=1e-06 needs 1000000 steps; max_steps is 16384", "a larger step_size")
+        solver = pyode.RK4(step_size=1e-6)
+        solve_fails(pyode.MaxStepsError, decay, ones(2), (0.0, 1.0), *phrases, solver=solver)
+
+    def test_tolerance_below_the_rounding(self):
+        with pytest.warns(pyode.ToleranceWarning):
+            fails(
+                pyode.MaxStepsError,
+                lambda: pyode.solve(
+                    decay,
+                    ones(2, dtype=torch.float32),
+                    (0.0, 1.0),
+                    solver=pyode.Tsit5(rtol=1e-12, atol=1e-14),
+                    max_steps=200,
+                ),
+                "below the rounding of torch.float32 (eps = 1.2e-07)",
+                "use float64",
+            )
+
+    def test_jump_in_the_state(self):
+        solve_fails(
+            pyode.MaxStepsError,
+            lambda t, y: torch.where(y < 0.5, 1.0, -1.0).to(y),
+            ones(1),
+            (0.0, 2.0),
+            "f jumps by 2 near t=0.5",
+            "a discontinuity",
+            "`jumps=`",
+            max_steps=1000,
+        )
+
+    def test_random_right_hand_side(self):
+        torch.manual_seed(0)
+        drop = nn.Dropout(0.5)
+        solve_fails(
+            pyode.MaxStepsError,
+            lambda t, y: -drop(y),
+            ones(50),
+            (0.0, 1.0),
+            "f is random",
+            "model.eval()",
+            max_steps=300,
+        )
+
+    def test_noise(self):
+        solve_fails(
+            pyode.MaxStepsError,
+            lambda t, y: torch.sin(1e12 * (t + y)),
+            ones(3),
+            (0.0, 1.0),
+            "noise, or an oscillation too fast to follow",
+            max_steps=300,
+        )
+
+    def test_newton(self):
+        def f(t, y):
+            return -1e16 * y.detach()  # its Jacobian is zero
+
+        options = {"solver": pyode.Kvaerno5()}
+        phrases = ("the step size fell to", "Newton's iteration did not converge", "differentiable")
+        solve_fails(pyode.StepUnderflowError, f, ones(1), (1.0, 2.0), *phrases, **options)
+        options = {"solver": pyode.Kvaerno5(step_size=0.1)}
+        phrases = ("Newton's iteration did not converge at t=0 with the fixed step 0.1",)
+        solve_fails(pyode.StepUnderflowError, f, ones(1), (0.0, 1.0), *phrases, **options)
+
+    def test_newton_with_a_jacobian_that_is_not_finite(self):
+        phrases = ("the Jacobian ∂f/∂y holds NaN at t=0", "derivative is not finite")
+        solve_fails(
+            pyode.NonFiniteError,
+            lambda t, y: -y + torch.sqrt(0 * y),
+            ones(2),
+            (0.0, 1.0),
+            *phrases,
+            solver=pyode.Kvaerno5(),
+        )
+
+    def test_interval_below_the_rounding_of_time(self):
+        with pytest.warns(pyode.ToleranceWarning, match="Shift the time"):
+            fails(
+                pyode.StepUnderflowError,
+                lambda: pyode.solve(decay, ones(1), (1e10, 1e10 + 1e-5)),
+                "spacings of float64 numbers",
+                "shift the time",
+            )
+
+
+class TestJumps:
+    """A jump of f in time is crossed, with `jumps=` exactly."""
+
+    @pytest.mark.parametrize("size", [1.0, 1e6])
+    def test_are_crossed(self, size):
+        def f(t, y):
+            return y * 0 + (0.0 if t < 0.5 else size)
+
+        exact = 1 + 0.5 * size
+        plain = pyode.solve(f, ones(1), TS)
+        told = pyode.solve(f, ones(1), TS, jumps=[0.5])
+        assert abs(float(plain.ys[-1]) / exact - 1) < 1e-4
+        assert abs(float(told.ys[-1]) / exact - 1) < 1e-12
+        assert told.stats.forward.rejected == 0 < plain.stats.forward.rejected
+
+
+class TestTimeout:
+    def test_keeps_what_was_solved(self):
+        def f(t, y):
+            time.sleep(0.005)
+            return -y
+
+        err = solve_fails(
+            pyode.SolveTimeout,
+            f,
+            ones(2),
+            torch.linspace(0, 100, 3001, dtype=F64),
+            "0.2 s were not enough: t=",
+            "% of the span",
+            "the clock: an evaluation of f and its step take",
+            "a larger timeout",
+            timeout=0.2,
+        )
+        assert isinstance(err, TimeoutError)
+
+    def test_says_stiff_when_it_is(self):
+        def f(t, y):
+            time.sleep(0.001)
+            return -1e5 * (y - torch.cos(t))
+
+        phrases = ("0.4 s were not enough", "the problem is stiff here", "Kvaerno5")
+        fails(
+            pyode.SolveTimeout,
+            lambda: pyode.solve(f, ones(1), (0.0, 1.0), timeout=0.4),
+            *phrases,
+        )
+
+
+class TestForcedSteps:
+    SOLVER = pyode.Tsit5(min_step=1e-2)
+
+    def test_are_counted_and_warned_of(self):
+        def wave(t, y):
+            return torch.cos(300 * t) * y
+
+        with pytest.warns(pyode.ToleranceWarning, match=r"forward steps were accepted above") as w:
+            sol = pyode.solve(wave, ones(1), (0.0, 1.0), solver=self.SOLVER)
+        stats = sol.stats.forward
+        assert 0 < stats.forced <= stats.accepted
+        assert stats.forced_error > 1
+        text = str(w[0].message)
+        assert f"{stats.forced} of {stats.accepted} forward steps" in text
+        assert f"by a factor of {stats.forced_error:.3g}" in text
+        assert w[0].filename == __file__
+
+    def test_are_not_silent_on_the_way_back(self):
+        w = weight()
+        adjoint = pyode.Interpolating(solver=pyode.Tsit5(min_step=0.2))
+        sol = pyode.solve(
+            lambda t, y: torch.cos(30 * t * w) * y, ones(1), (0.0, 1.0), adjoint=adjoint
+        )
+        with pytest.warns(pyode.ToleranceWarning, match="backward steps were accepted above"):
+            sol.ys.sum().backward()
+        assert sol.stats.backward.forced > 0
