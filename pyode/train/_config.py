@@ -1,0 +1,115 @@
+"""What a training run is made from: one frozen, validated record."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import pydantic
+
+from .. import _adjoints, _solvers
+from .._adjoints import Adjoint
+from .._errors import choose
+from .._solvers import AdaptiveSolver, Solver
+
+ADJOINTS = {
+    kind.name: kind
+    for kind in (
+        _adjoints.Discrete,
+        _adjoints.Backsolve,
+        _adjoints.Interpolating,
+        _adjoints.Gauss,
+        _adjoints.Quadrature,
+        _adjoints.Forward,
+    )
+}
+SOLVERS = {
+    name.lower(): getattr(_solvers, name)
+    for name in (
+        "Euler", "Midpoint", "Heun", "RK4", "HeunEuler", "Bosh3", "Dopri5", "Tsit5", "Dopri8",
+        "Kvaerno5",
+    )
+}  # fmt: skip
+
+
+class Config(pydantic.BaseModel):
+    """Every setting of a run; each can be set by name, in TOML, or on the command line.
+
+    Attributes:
+        experiment, model: which experiment, and which of its models.
+        epochs: passes over the data (iterations for the toy problems).
+        batch: samples of a step.
+        limit: use at most so many training samples (None: all).
+        optimizer, lr, momentum, weight_decay: as torch.optim.
+        solver, rtol, atol, step_size, adjoint, memory, engine, span, augment: the ODE block's.
+        kinetic, jacobian: weights of the regularisers.
+        patience: hold out a fifth of the training set and stop after so many epochs without a
+            better loss on it (0: train on everything, never stop early).
+        data_dir, split: where real data are, and how heartbeats are divided.
+        seed, threads: of the whole run.
+        keep_every: write a checkpoint after so many epochs.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    experiment: str
+    model: str = "odenet"
+    epochs: int = pydantic.Field(1, ge=1)
+    batch: int = pydantic.Field(128, ge=1)
+    limit: int | None = pydantic.Field(None, ge=1)
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
+    lr: float = pydantic.Field(1e-3, gt=0)
+    momentum: float = pydantic.Field(0.0, ge=0, lt=1)
+    weight_decay: float = pydantic.Field(0.0, ge=0)
+    solver: str = "dopri5"
+    rtol: float = pydantic.Field(1e-3, gt=0)
+    atol: float = pydantic.Field(1e-3, gt=0)
+    step_size: float | None = pydantic.Field(None, gt=0)
+    adjoint: str = "discrete"
+    memory: str | None = None
+    engine: str = "torch"
+    span: float = pydantic.Field(1.0, gt=0)
+    augment: int = pydantic.Field(0, ge=0)
+    kinetic: float = pydantic.Field(0.0, ge=0)
+    jacobian: float = pydantic.Field(0.0, ge=0)
+    patience: int = pydantic.Field(0, ge=0)
+    data_dir: str | None = None
+    split: Literal["patient", "beat"] = "patient"
+    seed: int = 0
+    threads: int | None = pydantic.Field(None, ge=1)
+    keep_every: int = pydantic.Field(1, ge=1)
+
+    def digest(self) -> str:
+        """Eight characters that name this configuration."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+
+    def make_solver(self) -> Solver:
+        """The solver these settings name."""
+        if self.solver not in SOLVERS:
+            raise choose("solver", self.solver, SOLVERS)
+        kind = SOLVERS[self.solver]
+        options: dict[str, Any] = {"step_size": self.step_size}
+        if issubclass(kind, AdaptiveSolver):
+            options |= {"rtol": self.rtol, "atol": self.atol}
+        return kind(**options)
+
+    def make_adjoint(self) -> Adjoint:
+        """The adjoint these settings name."""
+        if self.adjoint not in ADJOINTS:
+            raise choose("adjoint", self.adjoint, ADJOINTS)
+        kind = ADJOINTS[self.adjoint]
+        return kind(memory=self.memory) if self.memory is not None else kind()  # type: ignore[call-arg]
+
+    def block(self) -> dict[str, Any]:
+        """Arguments of `pyode.nn.NeuralODE`."""
+        from ..nn import JacobianFrobenius, Kinetic
+
+        terms: list[Any] = [Kinetic(self.kinetic)] if self.kinetic else []
+        terms += [JacobianFrobenius(self.jacobian)] if self.jacobian else []
+        return {
+            "span": (0.0, self.span),
+            "solver": self.make_solver(),
+            "adjoint": self.make_adjoint(),
+            "engine": self.engine,
+            "regularizers": terms,
+        }

@@ -1,0 +1,151 @@
+"""Training runs: they learn, resume to the bit, and survive a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import pyode
+from pyode import train as pt
+from pyode.train._checkpoint import CheckpointError, previous
+
+SPHERES = {"epochs": 3, "limit": 200, "threads": 1}
+
+
+def weights(run):
+    return pt.load_checkpoint(run.last)["model"]
+
+
+def test_training_learns_and_its_rows_say_what_it_cost(tmp_path):
+    config = pt.EXPERIMENTS["spheres"].config(epochs=6, limit=500, threads=1)
+    run = pt.train(config, tmp_path)
+    frame = run.to_pandas()
+    assert frame["train_loss"].iloc[-1] < 0.5 * frame["train_loss"].iloc[0]
+    assert frame["test_accuracy"].iloc[-1] > 0.9
+    assert (frame["nfe_forward"] > 5).all()
+    assert (frame["nfe_backward"] > 5).all()
+    assert (run.folder / "metrics.parquet").is_file()
+    assert (run.folder / "environment.json").is_file()
+    assert "spheres" in repr(run)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_resume_is_bitwise_the_run_that_did_not_stop(tmp_path, optimizer):
+    config = pt.EXPERIMENTS["spheres"].config(**SPHERES, optimizer=optimizer, momentum=0.5)
+    whole = pt.train(config, tmp_path / "whole")
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pt.train(config, tmp_path / "part", report=stop)
+    (folder,) = (tmp_path / "part").iterdir()
+    resumed = pt.resume(folder)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], value), name
+    assert resumed.to_pandas()["epoch"].tolist() == [1, 2, 3]
+    assert resumed.to_pandas()["train_loss"].tolist() == whole.to_pandas()["train_loss"].tolist()
+
+
+def test_early_stopping_looks_at_held_out_data_only(tmp_path):
+    config = pt.EXPERIMENTS["spheres"].config(epochs=40, limit=100, patience=2, lr=0.3, threads=1)
+    run = pt.train(config, tmp_path)
+    frame = run.to_pandas()
+    assert len(frame) < 40
+    assert frame["valid_loss"].idxmin() == len(frame) - 3
+    assert pt.load_checkpoint(run.best)["epoch"] == len(frame) - 2
+
+
+def test_a_nan_loss_stops_with_its_cause(tmp_path):
+    config = pt.EXPERIMENTS["regression"].config(epochs=3, model="resnet", optimizer="sgd", lr=1e30)
+    with pytest.raises(pyode.NonFiniteError, match=r"(?s)epoch \d.*smaller lr"):
+        pt.train(config, tmp_path)
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="learning_rate"):
+        pt.EXPERIMENTS["spheres"].config(learning_rate=1.0)
+    with pytest.raises(pyode.InputError, match="Did you mean 'paper'"):
+        pt.EXPERIMENTS["spheres"].config("papr")
+    config = pt.EXPERIMENTS["spheres"].config(solver="dopri55")
+    with pytest.raises(pyode.InputError, match="Did you mean 'dopri5'"):
+        config.make_solver()
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
+    path = tmp_path / "last.ckpt"
+    pt.save_checkpoint(path, {"epoch": 1})
+    pt.save_checkpoint(path, {"epoch": 2})
+    assert pt.load_checkpoint(path)["epoch"] == 2
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 255
+    path.write_bytes(bytes(raw))
+    assert pt.load_checkpoint(path)["epoch"] == 1
+    previous(path).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"checksum.*not a pyode checkpoint"):
+        pt.load_checkpoint(path)
+
+
+def test_a_checkpoint_never_runs_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("true",)
+
+    path = tmp_path / "evil.ckpt"
+    pt.save_checkpoint(path, {"x": Evil()})
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        pt.load_checkpoint(path)
+
+
+KILL = """
+import sys, torch
+from pyode.train import save_checkpoint
+state = {"epoch": 0, "w": torch.zeros(300_000)}
+print("ready", flush=True)
+while True:
+    state["epoch"] += 1
+    state["w"].fill_(state["epoch"])
+    save_checkpoint(sys.argv[1], state)
+"""
+
+
+def kill_while_writing(path, rounds):
+    for i in range(rounds):
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILL, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        child.stdout.readline()
+        time.sleep(0.05 + 0.013 * (i % 17))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        if path.exists():
+            state = pt.load_checkpoint(path)
+            assert (state["w"] == state["epoch"]).all()
+
+
+def test_a_kill_leaves_a_readable_checkpoint(tmp_path):
+    kill_while_writing(tmp_path / "last.ckpt", 3)
+    assert (tmp_path / "last.ckpt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_hundred_kills_leave_a_readable_checkpoint(tmp_path):
+    kill_while_writing(tmp_path / "last.ckpt", 100)
+
+
+@pytest.mark.parametrize("name", ["regression", "spheres", "mnist"])
+def test_experiments_build_and_take_a_step(name, tmp_path):
+    experiment = pt.EXPERIMENTS[name]
+    for model in experiment.models:
+        if model == "resnet" and name == "mnist":
+            continue  # ResNet-18 is tested in test_nn
+        config = experiment.config(model=model, epochs=1, limit=32, threads=1)
+        run = pt.train(config, tmp_path / model)
+        assert run.to_pandas()["test_loss"].notna().all()
