@@ -70,9 +70,13 @@ class AdjointRHS:
         y, _ = self.split(z, t)
         if not bool(torch.isfinite(y).all()):
             return "f changed after the forward solve: replayed, its trajectory is not finite"
-        if bool(torch.isfinite(self.field(t, y)).all()):
-            return "f is finite there, its derivative is not (sqrt, norm, log or division at 0?)"
-        return ""
+        ev = self.field.evaluation(t, y)
+        if not bool(torch.isfinite(ev.out).all()):
+            return ""
+        unit = self.field.pull(ev, torch.ones_like(y))
+        if all(bool(torch.isfinite(g).all()) for g in (unit.y, *unit.params)):
+            return f"f and its derivative are finite there: the gradient outgrew {y.dtype}"
+        return "f is finite there, its derivative is not (sqrt, norm, log or division at 0?)"
 
     def parts(self, z: Tensor) -> tuple[Any, ...]:
         """An adjoint state in structures: y (if it is part of it), λ, and ∂L/∂θ a parameter."""

@@ -39,8 +39,8 @@ def backward(adjoint: Backsolve, plan: Plan, tape: Tape, grad_ys: Tensor) -> Gra
             if unstable is None or adjoint.on_drift != "interpolate":
                 raise unstable or err from err.__cause__
             plan.stats.backward.drift.append(math.inf)
-            z = _again(plan, sweep, start, ys, i, n)
             sweep.integ.t, sweep.integ.h = plan.times.values[i], None
+            z = _again(plan, sweep, start, ys, i, n)
         else:
             z = _mind_drift(plan, adjoint, sweep, (start, z), ys, i)
         if adjoint.resync or adjoint.on_drift == "interpolate":

@@ -74,7 +74,8 @@ def _stiffness(integ: Integrator, h: float, iterations: int) -> Stiffness:
             return Stiffness()
         along = float(torch.dot(v, w / size) / torch.dot(v, v))
         v = w / size
-    return Stiffness(h * size, along < -0.3)
+    sign = 1.0 if integ.end > integ.start else -1.0
+    return Stiffness(h * size, sign * along < -0.3)
 
 
 def _largest(x: Tensor) -> float:
