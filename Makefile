@@ -1,8 +1,10 @@
 # Two commands do everything: `make compare` and `make test`. Both set up .venv first.
-# TORCH pins torch, e.g. TORCH=torch==2.13.0; PYTHON chooses the interpreter (3.11 or newer).
+# TORCH pins torch, e.g. TORCH=torch==2.13.0; PYTHON chooses the interpreter (3.11 or newer);
+# EXTRAS=test,julia adds the Julia engine to the tests.
 
 PYTHON ?= python3
 TORCH ?= torch
+EXTRAS ?= test
 VENV ?= .venv
 BIN = $(VENV)/bin
 
@@ -36,7 +38,7 @@ $(VENV)/.run: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet -e ".[test]"
+	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test pyproject.toml
