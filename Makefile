@@ -1,10 +1,11 @@
 # Two commands do everything: `make compare` and `make test`. Both set up .venv first.
 # TORCH pins torch, e.g. TORCH=torch==2.13.0; PYTHON chooses the interpreter (3.11 or newer);
-# EXTRAS=test,julia adds the Julia engine to the tests.
+# EXTRAS=test,julia adds the Julia engine to the tests; PINS are further requirements.
 
 PYTHON ?= python3
 TORCH ?= torch
 EXTRAS ?= test
+PINS ?=
 VENV ?= .venv
 BIN = $(VENV)/bin
 
@@ -38,7 +39,7 @@ $(VENV)/.run: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]" $(PINS)
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test pyproject.toml
