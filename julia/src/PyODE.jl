@@ -10,6 +10,7 @@ Times run forwards here: a solve from t0 down to t1 comes as `s = -t` (`Field.si
 module PyODE
 
 using ADTypes: AutoFiniteDiff
+using ForwardDiff: ForwardDiff
 using OrdinaryDiffEqBDF: FBDF, QNDF
 using OrdinaryDiffEqLowOrderRK: BS3, DP5, Euler, Heun, Midpoint, RK4
 using OrdinaryDiffEqRosenbrock: Rodas5P, Rosenbrock23
@@ -33,6 +34,7 @@ include("gauss.jl")
 include("quadrature.jl")
 include("gradient.jl")
 include("boundary.jl")
+include("foreign.jl")
 
 export Field, Options, algorithm, forward, gradient, states
 

@@ -1,12 +1,8 @@
-"""One solve across the boundary: pyode's options and tensors here, PyODE.jl's functions there.
-
-Only addresses, numbers and names cross; Python's names meet Julia's here and in `callbacks.py`.
-"""
+"""A plan in a session's terms: pyode's options and tensors here, numpy and numbers there."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +11,12 @@ from torch import Tensor
 
 from .. import _adjoints as adj
 from .._engine import Plan
-from .._errors import BackwardError
 from .._solvers import AdaptiveSolver, Solver
-from . import runtime
 from .callbacks import Callbacks
-from .errors import JuliaEngineError
-from .failures import Trouble
+from .remote import Remote
+from .session import Local, Pull, Pulled, Session, Settings, Setup, Solved
 from .storage import Storage
+from .translate import algorithm, sensealg
 
 if TYPE_CHECKING:
     from .._clock import Clock
@@ -34,78 +29,50 @@ class Bridge:
         plan: the plan.
         rhs: what is integrated: the field, or sensitivities beside it.
         size: real numbers in its state.
+        process: whether Julia runs in a process of its own.
     """
 
-    def __init__(self, plan: Plan, rhs: Any, size: int):
-        self.jl = runtime.start()
+    def __init__(self, plan: Plan, rhs: Any, size: int, process: bool):
         self.sign = plan.times.direction
         self.times = np.asarray(plan.times.values, dtype=np.float64) * self.sign
+        self.dtype = plan.layout.real
         p = sum(plan.field.sizes) if rhs is plan.field else 0
-        self.callbacks = Callbacks(rhs, size, p, plan.layout.real)
-        calls = self.callbacks
+        self.callbacks = Callbacks(rhs, size, p, self.dtype)
         fused = isinstance(plan.adjoint, (adj.Interpolating, adj.Backsolve))
-        self.field = self.jl.field_of(
-            str(plan.layout.real).removeprefix("torch."), size, p, self.sign,
-            calls.f, calls.vjp, calls.vjp_p, calls.fused if fused else None,
-            calls.jac, calls.jacs, calls.tgrad,
-        )  # fmt: skip
-        self.plan = plan
+        name = str(self.dtype).removeprefix("torch.")
+        setup = Setup(name, size, p, self.sign, self.times, fused)
+        kind = Remote if process else Local
+        self.session: Session = kind(setup, self.callbacks)
 
-    def forward(self, z: Tensor, rows: Tensor, name: str, keep: Storage, lead: int) -> Any:
-        """Integrate; fills `rows`."""
-        plan, z = self.plan, z.detach().contiguous()
-        options = self._options(plan.solver)
-        return self._call(
-            plan.clock, self.jl.forward_at, self.field, z.data_ptr(), self.times.ctypes.data,
-            len(self.times), name, options, keep.keep, keep.slots, rows.data_ptr(), lead,
-            _deadline(plan.clock),
-        )  # fmt: skip
+    def forward(self, plan: Plan, z: Tensor, keep: Storage, lead: int) -> Solved:
+        """Integrate from `z`; the errors of its first `lead` entries are controlled apart."""
+        self.callbacks.clock = plan.clock
+        settings = self._settings(plan, plan.solver)
+        state = np.ascontiguousarray(z.detach().numpy())
+        return self.session.forward(state, settings, keep.keep, keep.slots, lead)
 
-    def gradient(
-        self,
-        plan: Plan,
-        solved: Any,
-        kind: str,
-        name: str,
-        solver: Solver,
-        g: Tensor,
-        lam: Tensor,
-        params: Tensor,
-    ) -> Any:
-        """Pull `g` `[m, n]` back; fills `lam` and `params`."""
+    def gradient(self, plan: Plan, solver: Solver, g: Tensor) -> Pulled:
+        """Pull `g` `[m, n]` back."""
         adjoint: Any = plan.adjoint
-        self.callbacks.plain = 0
+        self.callbacks.plain, self.callbacks.clock = 0, plan.clock
         rtol, atol = _tolerances(solver)
-        quad_rtol = getattr(adjoint, "quad_rtol", None) or rtol
-        quad_atol = getattr(adjoint, "quad_atol", None) or atol
-        g = g.contiguous()
-        return self._call(
-            plan.clock, self.jl.gradient_at, solved, kind, g.data_ptr(), name,
-            self._options(solver), getattr(adjoint, "resync", True),
-            getattr(adjoint, "seminorm", False), quad_rtol, quad_atol,
-            lam.data_ptr(), params.data_ptr(), _deadline(plan.clock),
-        )  # fmt: skip
+        pull = Pull(
+            sensealg(adjoint),
+            getattr(adjoint, "resync", True),
+            getattr(adjoint, "seminorm", False),
+            getattr(adjoint, "quad_rtol", None) or rtol,
+            getattr(adjoint, "quad_atol", None) or atol,
+        )
+        loss = np.ascontiguousarray(g.detach().numpy())
+        return self.session.gradient(loss, self._settings(plan, solver), pull)
 
-    def interpolate(self, solved: Any, t: float, row: Tensor) -> None:
-        """Write y(t) to `row`."""
-        self._call(None, self.jl.interpolate_at, solved, t * self.sign, row.data_ptr(), math.inf)
+    def interpolate(self, t: float) -> Tensor:
+        return torch.from_numpy(self.session.interpolate(t * self.sign))
 
-    def last(self, solved: Any) -> Tensor:
-        """The last finite state of a forward solve, a copy."""
-        return torch.tensor([float(x) for x in solved.last], dtype=self.plan.layout.real)
-
-    def facts(self, report: Any) -> tuple[Any, ...]:
-        return tuple(self.jl.facts(report))
-
-    def trouble(self) -> Trouble:
-        """The latest evaluation that was not finite."""
-        return Trouble(*self.jl.facts(self.field.trouble))
-
-    def _options(self, solver: Solver) -> Any:
-        """Every setting of one direction; none is left to a default of SciML's."""
+    def _settings(self, plan: Plan, solver: Solver) -> Settings:
         rtol, atol = _tolerances(solver)
         span = float(self.times[-1] - self.times[0])
-        stops = [t * self.sign for t in self.plan.tstops]
+        stops = [t * self.sign for t in plan.tstops]
         adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
         first, low, high = 0.0, 0.0, span
         if adaptive:
@@ -117,56 +84,23 @@ class Bridge:
             first, stops = span, stops + list(self.times)
         else:
             first = min(float(solver.step_size), span)
-        at = np.asarray(sorted(set(stops)), dtype=np.float64)
-        return self.jl.options_of(
-            self.field, rtol, atol, adaptive, first, low, high, self.plan.limits.max_steps,
-            at.ctypes.data, len(at),
+        return Settings(
+            algorithm(solver), rtol, atol, adaptive, first, low, high, plan.limits.max_steps,
+            np.asarray(sorted(set(stops)), dtype=np.float64), _seconds(plan.clock),
         )  # fmt: skip
-
-    def _call(self, clock: Clock | None, function: Callable[..., Any], *args: Any) -> Any:
-        """Call Julia; what the user's f raised comes out as the same object."""
-        self.callbacks.clock, self.callbacks.error = clock, None
-        try:
-            return function(*args)
-        except runtime.julia_error() as err:
-            if self.callbacks.error is not None:
-                raise self.callbacks.error from None
-            raise _translated(err) from err
-        finally:
-            self.callbacks.release()
-            self.callbacks.clock = None
 
 
 def _tolerances(solver: Solver) -> tuple[float, float]:
     """Of a solver; those of fixed steps are for Newton's iteration and quadrature."""
-    if isinstance(solver, AdaptiveSolver):
+    if isinstance(solver, AdaptiveSolver) and solver.step_size is None:
         return float(solver.rtol), float(solver.atol)
-    return 1e-8, 1e-10
+    return 1e-10, 1e-12
 
 
-def _deadline(clock: Clock | None) -> float:
-    """When to stop, by Julia's clock (`time.time`)."""
+def _seconds(clock: Clock | None) -> float:
+    """What is left of the time limit."""
     import time
 
     if clock is None or clock.deadline is None:
         return math.inf
-    return time.time() + clock.deadline - time.monotonic()
-
-
-def _translated(err: Any) -> Exception:
-    """A Julia exception in pyode's words."""
-    kind = str(runtime.type_name(err.exception))
-    message = str(err).split("\nStacktrace")[0].strip()
-    if kind == "ReplayFailed":
-        return BackwardError(
-            f"the solve between two checkpoints, done again, ended with {err.exception.code}.",
-            hint="max_steps, or adjoint=Interpolating() without a memory limit.",
-        )
-    if kind == "InterpolantBroken":
-        return BackwardError(
-            f"the backward solver's dense output misses its own step by {err.exception.miss:.3g} "
-            f"at t={err.exception.t:g}: Gauss would be wrong.",
-            cause="a fault of OrdinaryDiffEqCore after 3.10 (steps cut short by an output time)",
-            hint="adjoint=Interpolating() or Quadrature(), or OrdinaryDiffEqCore 3.10.",
-        )
-    return JuliaEngineError(f"Julia: {kind}: {message}", kind, str(err))
+    return clock.deadline - time.monotonic()

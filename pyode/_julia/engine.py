@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 import warnings
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,13 +18,13 @@ from .._engine import Engine, Grads, Plan, Result
 from .._errors import DriftWarning, ToleranceWarning
 from .._torch import sensitivities
 from .._torch.adjoint_rhs import cotangent_scale, reverse_solver, time_grads, zero_grads
-from .._torch.forward_solve import nan_rows
 from . import runtime
 from .bridge import Bridge
 from .checks import check
-from .failures import Report, Trouble, backward_failure, forward_failure
+from .failures import backward_failure, forward_failure
+from .session import Pulled
 from .storage import decide
-from .translate import ADJOINTS, SOLVERS, algorithm, sensealg
+from .translate import ADJOINTS, SOLVERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Julia(Engine):
         if plan.needs:
             super().check(plan)
         decide(plan)
-        runtime.start()
+        if not self.process:
+            runtime.start()
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
         started = time.perf_counter()
@@ -83,7 +84,6 @@ class Tape:
 
     ys: Tensor
     bridge: Bridge | None = None
-    solved: Any = None
     sensitivities: Tensor | None = None
 
 
@@ -92,14 +92,10 @@ class _Dense:
     """y(t) `[n]`, from Julia's interpolant or by solving again from the output before."""
 
     bridge: Bridge
-    solved: Any
-    like: Tensor
     n: int
 
     def __call__(self, t: float) -> Tensor:
-        row = torch.empty_like(self.like)
-        self.bridge.interpolate(self.solved, t, row)
-        return row[: self.n]
+        return self.bridge.interpolate(t)[: self.n]
 
 
 def _clock(plan: Plan, start: float, end: float, direction: str) -> Clock:
@@ -119,23 +115,19 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     wide = isinstance(plan.adjoint, adj.Forward) and bool(plan.needs)
     rhs = sensitivities.SensitivityRHS(plan.field) if wide else plan.field
     z = rhs.start(y0) if wide else y0  # type: ignore[union-attr]
-    bridge = Bridge(plan, rhs, z.numel())
-    rows = nan_rows(plan.times.values, z)
-    keep = decide(plan)
-    solved = bridge.forward(z, rows, algorithm(plan.solver), keep, n if wide else 0)
-    report, trouble = Report(*bridge.facts(solved.report)), bridge.trouble()
+    bridge = Bridge(plan, rhs, z.numel(), plan.engine.process)  # type: ignore[attr-defined]
+    solved = bridge.forward(plan, z, decide(plan), n if wide else 0)
+    report, rows = solved.report, torch.from_numpy(solved.rows)
     stats = plan.stats.forward
     stats.accepted, stats.rejected = report.accepted, report.rejected
     stats.peak_bytes = report.bytes
-    ys = rows[:, :n].contiguous() if wide else rows
-    tape = Tape(ys, bridge, solved)
+    tape = Tape(rows[:, :n].contiguous() if wide else rows, bridge)
     if wide:
         tape.sensitivities = rows[:, n:].reshape(len(rows), n, -1)
     failure = None
     if not report.ok:
-        last = bridge.last(solved)
-        failure = forward_failure(plan, rhs, report, trouble, last)
-    return Result(ys, tape, _Dense(bridge, solved, z.detach(), n), failure)
+        failure = forward_failure(plan, rhs, report, solved.trouble, torch.from_numpy(solved.last))
+    return Result(tape.ys, tape, _Dense(bridge, n), failure)
 
 
 def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
@@ -149,34 +141,28 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     scale = cotangent_scale(grad_ys)
     if scale == 0.0 or tape.bridge is None:
         return zero_grads(plan, tape.ys)
-    solver = reverse_solver(plan)
-    lam, params = tape.ys.new_zeros(field.layout.size), tape.ys.new_zeros(sum(field.sizes))
-    found = tape.bridge.gradient(
-        plan, tape.solved, sensealg(adjoint), algorithm(solver), solver, grad_ys / scale,
-        lam, params,
-    )  # fmt: skip
-    _account(plan, tape.bridge, found, scale)
-    lam0 = lam * scale
-    grads = field.split_params(params * scale) if field.params else []
+    found = tape.bridge.gradient(plan, reverse_solver(plan), grad_ys / scale)
+    _account(plan, tape.bridge, found)
+    lam0 = torch.from_numpy(found.lam) * scale
+    params = torch.from_numpy(found.params) * scale
+    grads = field.split_params(params) if field.params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads)
 
 
-def _account(plan: Plan, bridge: Bridge, found: Any, scale: float) -> None:
+def _account(plan: Plan, bridge: Bridge, found: Pulled) -> None:
     """Counts, and everything that is not right said: failure, drift, quadrature error, memory."""
-    report: Report = Report(*bridge.facts(found.report))
-    trouble: Trouble = bridge.trouble()
-    stats, adjoint = plan.stats.backward, plan.adjoint
+    report, stats, adjoint = found.report, plan.stats.backward, plan.adjoint
     stats.accepted, stats.rejected = report.accepted, report.rejected
-    stats.peak_bytes = int(bridge.field.peak)
+    stats.peak_bytes = found.peak_bytes
     stats.recomputed = bridge.callbacks.plain
-    estimate = float(found.estimate)
+    estimate = found.estimate
     if isinstance(adjoint, adj.Backsolve):
-        stats.drift = [float(d) for d in found.drift]
+        stats.drift = found.drift
         _mind_drift(plan, adjoint, stats.drift)
     if report.ok and not estimate <= 100.0:
         report = dataclasses.replace(report, code="Quadrature", top=estimate)
     if not report.ok:
-        raise backward_failure(plan, report, trouble, scale)
+        raise backward_failure(plan, report, found.trouble)
     if estimate > 1.0:
         warnings.warn(
             f"{type(adjoint).__name__}: the quadrature of ∂L/∂θ is off by an estimated "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .._errors import PyodeError
 
 
@@ -24,6 +26,9 @@ class JuliaEngineError(PyodeError, RuntimeError):
     def __init__(self, message: str, kind: str = "", stack: str = ""):
         super().__init__(message)
         self.kind, self.stack = kind, stack
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.args[0], self.kind, self.stack)
 
     def __str__(self) -> str:
         return str(self.args[0]) + (f"\n{self.stack}" if self.stack else "")

@@ -122,7 +122,7 @@ def _evaluation(rhs: Any, trouble: Trouble, y: Tensor) -> str:
     )
 
 
-def backward_failure(plan: Plan, report: Report, trouble: Trouble, scale: float) -> SolveError:
+def backward_failure(plan: Plan, report: Report, trouble: Trouble) -> SolveError:
     """The error for a backward solve that did not arrive at the first time."""
     what, cause, hint = _words(plan, report, trouble)
     kind: type[SolveError] = BackwardError

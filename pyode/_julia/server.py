@@ -1,0 +1,93 @@
+"""The process that runs Julia for `Julia(process=True)`: `python -m pyode._julia.server FD`."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from .errors import JuliaEngineError
+from .remote import INPUTS, OUTPUTS, sizes
+from .session import Local, Setup
+
+
+class CallFailedError(Exception):
+    """f raised on the other side, where the exception is kept."""
+
+
+class Calls:
+    """Stands for `Callbacks` here: every call goes through the socket."""
+
+    def __init__(self, link: Connection, setup: Setup):
+        self.link, self.setup = link, setup
+        self.error: BaseException | None = None
+        self.count, self.width = sizes(setup), np.dtype(setup.type).itemsize
+        for name in OUTPUTS:
+            setattr(self, name, self._caller(name))
+
+    def _caller(self, name: str) -> Any:
+        outputs, inputs = OUTPUTS[name], INPUTS[name]
+
+        def call(*args: Any) -> None:
+            addresses, t = args[:-1], args[-1]
+            blobs = [
+                ctypes.string_at(at, self.count[letter] * self.width)
+                for at, letter in zip(addresses[len(outputs) :], inputs, strict=True)
+            ]
+            self.link.send(("call", name, t, blobs))
+            answer = self.link.recv()
+            if answer[0] != "ok":
+                raise CallFailedError(name)
+            for at, blob in zip(addresses, answer[1], strict=False):
+                ctypes.memmove(at, blob, len(blob))
+
+        return call
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+def serve(link: Connection) -> None:
+    """Answer requests until the other side goes away."""
+    sessions: dict[int, Local] = {}
+    ids = itertools.count()
+    while True:
+        try:
+            kind, *rest = link.recv()
+        except (EOFError, OSError):
+            return
+        if kind == "close":
+            sessions.pop(rest[0], None)
+            continue
+        try:
+            link.send(("done", _do(link, sessions, ids, kind, rest)))
+        except CallFailedError as err:
+            link.send(("failed", err))
+        except Exception as err:
+            link.send(("failed", _portable(err)))
+
+
+def _do(link: Connection, sessions: dict[int, Local], ids: Any, kind: str, rest: list[Any]) -> Any:
+    if kind == "hello":
+        return None
+    if kind == "open":
+        key = next(ids)
+        sessions[key] = Local(rest[0], Calls(link, rest[0]))
+        return key
+    return getattr(sessions[rest[0]], kind)(*rest[1:])
+
+
+def _portable(err: Exception) -> Exception:
+    """An exception that can be sent: pyode's own as they are."""
+    if type(err).__module__.startswith("pyode."):
+        err.__cause__ = None
+        return err
+    return JuliaEngineError(f"{type(err).__name__}: {err}", type(err).__name__)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,193 @@
+"""One right-hand side on Julia's side: a forward solve, and backward ones, in numpy arrays.
+
+Only addresses, numbers and names cross. `Session` is what `bridge.py` talks to; `Local` has Julia
+in this process, `remote.Remote` in another.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._errors import BackwardError
+from . import runtime
+from .errors import JuliaEngineError
+from .failures import Report, Trouble
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What is integrated, and when. Times increase: `sign` is -1 where they were turned round."""
+
+    type: str
+    n: int
+    p: int
+    sign: float
+    times: Array
+    fused: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Every setting of one direction; none is left to a default of SciML's."""
+
+    solver: str
+    rtol: float
+    atol: float
+    adaptive: bool
+    first: float
+    low: float
+    high: float
+    max_steps: int
+    stops: Array
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pull:
+    """Options of a backward solve beside its settings."""
+
+    kind: str
+    resync: bool
+    seminorm: bool
+    quad_rtol: float
+    quad_atol: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Solved:
+    """A forward solve: its outputs `[m, n]`, how it ended, and its last finite state."""
+
+    rows: Array
+    report: Report
+    trouble: Trouble
+    last: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Pulled:
+    """A backward solve: λ(t0) `[n]`, ∂L/∂θ `[p]`, how it ended, and what it measured."""
+
+    lam: Array
+    params: Array
+    report: Report
+    trouble: Trouble
+    drift: list[float]
+    estimate: float
+    peak_bytes: int
+
+
+class Session(abc.ABC):
+    """A forward solve and what its backward solves need."""
+
+    @abc.abstractmethod
+    def forward(self, z: Array, settings: Settings, keep: str, slots: int, lead: int) -> Solved:
+        """Integrate from `z` `[n]`; `keep` and `slots` as in PyODE.jl, `lead` entries first."""
+
+    @abc.abstractmethod
+    def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
+        """Pull `g` `[m, n]` back."""
+
+    @abc.abstractmethod
+    def interpolate(self, t: float) -> Array:
+        """y(t) `[n]`, in the session's own increasing time."""
+
+
+class Local(Session):
+    """Julia in this process.
+
+    Args:
+        setup: what is integrated.
+        calls: object with `f`, `vjp`, ... taking addresses, and the `error` one of them raised.
+    """
+
+    def __init__(self, setup: Setup, calls: Any):
+        self.jl = runtime.start()
+        self.setup, self.calls = setup, calls
+        self.dtype = np.dtype(setup.type)
+        self.field = self.jl.field_of(
+            setup.type, setup.n, setup.p, setup.sign, calls.f, calls.vjp, calls.vjp_p,
+            calls.fused if setup.fused else None, calls.jac, calls.jacs, calls.tgrad,
+        )  # fmt: skip
+        self.solved: Any = None
+
+    def forward(self, z: Array, settings: Settings, keep: str, slots: int, lead: int) -> Solved:
+        times = self.setup.times
+        rows = np.full((len(times), self.setup.n), np.nan, self.dtype)
+        self.solved = self._call(
+            self.jl.forward_at, self.field, z.ctypes.data, times.ctypes.data, len(times),
+            settings.solver, self._options(settings), keep, slots, rows.ctypes.data, lead,
+            time.time() + settings.seconds,
+        )  # fmt: skip
+        last = np.empty(self.setup.n, self.dtype)
+        self.jl.write_to(last.ctypes.data, self.solved.last)
+        return Solved(rows, *self._ending(self.solved), last)
+
+    def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
+        lam, params = np.zeros(self.setup.n, self.dtype), np.zeros(self.setup.p, self.dtype)
+        found = self._call(
+            self.jl.gradient_at, self.solved, pull.kind, g.ctypes.data, settings.solver,
+            self._options(settings), pull.resync, pull.seminorm, pull.quad_rtol, pull.quad_atol,
+            lam.ctypes.data, params.ctypes.data, time.time() + settings.seconds,
+        )  # fmt: skip
+        drift = [float(x) for x in found.drift]
+        ending = self._ending(found)
+        return Pulled(
+            lam, params, *ending, drift, float(found.estimate), int(self.field.peak)
+        )  # fmt: skip
+
+    def interpolate(self, t: float) -> Array:
+        row = np.empty(self.setup.n, self.dtype)
+        self._call(self.jl.interpolate_at, self.solved, t, row.ctypes.data, math.inf)
+        return row
+
+    def _ending(self, solved: Any) -> tuple[Report, Trouble]:
+        return Report(*self.jl.facts(solved.report)), Trouble(*self.jl.facts(self.field.trouble))
+
+    def _options(self, s: Settings) -> Any:
+        return self.jl.options_of(
+            self.field, s.rtol, s.atol, s.adaptive, s.first, s.low, s.high, s.max_steps,
+            s.stops.ctypes.data, len(s.stops),
+        )  # fmt: skip
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call Julia; what f raised comes out as the same object."""
+        self.calls.error = None
+        try:
+            return function(*args)
+        except runtime.julia_error() as err:
+            if self.calls.error is not None:
+                raise self.calls.error from None
+            raise translated(err) from err
+        finally:
+            self.calls.release()
+
+
+def translated(err: Any) -> Exception:
+    """A Julia exception in pyode's words."""
+    value = err.exception
+    kind = runtime.type_name(value)
+    if kind == "ReplayFailed":
+        return BackwardError(
+            f"the solve between two checkpoints, done again, ended with {value.code}.",
+            hint="max_steps, or adjoint=Interpolating() without a memory limit.",
+        )
+    if kind == "InterpolantBroken":
+        return BackwardError(
+            f"the backward solver's dense output misses its own step by {value.miss:.3g} at "
+            f"t={value.t:g}: Gauss would be wrong.",
+            cause="a fault of OrdinaryDiffEqCore after 3.10 (steps cut short by an output time)",
+            hint="adjoint=Interpolating() or Quadrature(), or OrdinaryDiffEqCore 3.10.",
+        )
+    text = str(err)
+    message = text.split("\nStacktrace")[0].strip()
+    stack = text.removeprefix(message).strip()
+    return JuliaEngineError(f"in Julia, {kind}: {message}", kind, stack)
