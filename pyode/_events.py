@@ -192,7 +192,7 @@ def attach(
     y = pytree.tree_map(lambda x: x.detach().requires_grad_(), state)
     leaves = pytree.tree_leaves(y)
     with torch.no_grad():
-        flow = pytree.tree_leaves(func(t.detach(), y))
+        flow = [f.detach() for f in pytree.tree_leaves(func(t.detach(), y))]
     grads = torch.autograd.grad(event.signed(t, y), [t, *leaves], allow_unused=True)
     rate = float(grads[0]) if grads[0] is not None else 0.0
     for grad, f in zip(grads[1:], flow, strict=True):

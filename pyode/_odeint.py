@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ._adjoints import Adjoint, Backsolve, Discrete
 from ._api import solve
-from ._errors import InputError
+from ._errors import InputError, MaxStepsError
 from ._events import WINDOWS, Event, Finder, Found, attach, find
 from ._solution import Solution
 from ._solvers import AdaptiveSolver
@@ -20,8 +20,7 @@ from ._state import check_times, layout_of
 from ._torch.engine import Torch
 from ._torchdiffeq import FIXED, Callbacks, Setting, Way, known, translate
 
-EVENT_STEPS = 100_000  # adaptive steps until an event, if max_num_steps does not say
-FIXED_EVENT_STEPS = 20_000
+EVENT_STEPS = 20_000  # until an event, if max_num_steps does not say
 
 
 def odeint(
@@ -223,7 +222,11 @@ class _Call:
             "params": self.params, "tstops": way.tstops, "jumps": way.jumps,
             "max_steps": way.max_steps,
         } | changes  # fmt: skip
-        return solve(self.setting.func, y0, ts, **arguments)
+        try:
+            return solve(self.setting.func, y0, ts, **arguments)
+        except MaxStepsError as err:
+            err.add_note("`max_steps` is the option `max_num_steps` times the intervals in t.")
+            raise
 
     def until(self, event_fn: Callable[..., Any], y0: Any) -> tuple[Event, Tensor, Any]:
         """The event, its time, and the state there as it depends on everything but that time.
@@ -242,13 +245,15 @@ class _Call:
         if not bool((event.signs == 0).any()):
             found = self._search(finder, y0, start, other - start)
         event_t = torch.tensor(found.t, dtype=self.t.dtype, device=self.t.device)
-        ends = [found.t, found.stop] if found.t != found.stop else [found.t]
         if found.t == start:
             return event, event_t, y0
-        times = torch.stack([self.t[0].double(), *(self.t.new_tensor(ends, dtype=torch.float64))])
-        solver = self.way.solver
+        solver, t0 = self.way.solver, self.t[0].double()
+        at, stop = t0.new_tensor([found.t, found.stop])
         if isinstance(solver, AdaptiveSolver):
             solver = dataclasses.replace(solver, step_size=tuple(finder.nodes))
+        else:
+            stop = stop + (t0 - t0.detach())  # the steps move with the start
+        times = torch.stack([t0, at, stop] if found.t != found.stop else [t0, at])
         engine = dataclasses.replace(self.engine, watch=None)
         ys = self.solve(y0, times, solver=solver, engine=engine).ys
         return event, event_t, pytree.tree_map(lambda rows: rows[1], ys)
@@ -265,7 +270,7 @@ class _Call:
                     f"`event_fn` with method {self.method!r} needs steps that go on: pass "
                     "options={'step_size': ...}."
                 )
-            most, windows = FIXED_EVENT_STEPS, 1
+            windows = 1
             span = most * solver.step_size * (1 if span > 0 else -1)
 
         def run(y: Any, a: float, b: float, first: float | None) -> Any:

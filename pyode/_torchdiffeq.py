@@ -102,11 +102,10 @@ def _fixed(kind: type[s.FixedSolver], options: dict[str, Any], setting: Setting)
     size = number("step_size", options["step_size"]) if "step_size" in options else None
     make = options.get("grid_constructor")
     solver = kind(step_size=size, interp=options.get("interp", "linear"))
-    grids = [_grid(setting, run, size, make) for run in setting.runs]
+    nodes = tuple(itertools.chain(*(_grid(setting, run, size, make) for run in setting.runs)))
     if make is not None:
-        solver = dataclasses.replace(solver, step_size=tuple(itertools.chain(*grids)))
-    jumps = tuple(itertools.chain(*grids)) if options.get("perturb", False) else ()
-    return Way(solver, (), jumps, max(MANY, sum(map(len, grids))))
+        solver = dataclasses.replace(solver, step_size=tuple(dict.fromkeys(nodes)))
+    return Way(solver, (), nodes if options.get("perturb", False) else (), max(MANY, len(nodes)))
 
 
 def _grid(
@@ -197,14 +196,13 @@ class Callbacks(Watch):
         """Those that func has; a warning for those that fixed steps have no occasion to call."""
         names = [f"callback_{what}{suffix}" for what in ("step", "accept_step", "reject_step")]
         calls = {name: call for name in names if (call := getattr(func, name, None)) is not None}
-        if method in FIXED:
-            for name in names[1:]:
-                if calls.pop(name, None) is not None:
-                    warnings.warn(
-                        f"method {method!r} takes fixed steps and does not call {name}.",
-                        UserWarning,
-                        stacklevel=4,
-                    )
+        idle = [name for name in names[1:] if method in FIXED and calls.pop(name, None)]
+        if idle:
+            warnings.warn(
+                f"method {method!r} takes fixed steps and does not call {', '.join(idle)}.",
+                UserWarning,
+                stacklevel=4,
+            )
         found = {name.removesuffix(suffix): call for name, call in calls.items()}
         return cls(found, layout) if found else None
 
