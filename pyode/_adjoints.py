@@ -176,9 +176,9 @@ class Interpolating(Stored):
 class Gauss(Stored):
     """As Interpolating, with ∂L/∂θ by Gauss-Legendre quadrature on each backward step.
 
-    The parameters stay out of the backward ODE. Each step's integral is taken with two node counts;
-    their difference is the error estimate, and a step whose estimate exceeds the tolerance is
-    halved until it does not (SciMLSensitivity's GaussAdjoint has no estimate).
+    The parameters stay out of the backward ODE. Each step's integral is taken by three Gauss nodes
+    and by Simpson's rule; their difference is the error estimate, and a step whose estimate exceeds
+    the tolerance is halved until it does not (SciMLSensitivity's GaussAdjoint has no estimate).
 
     Cost: five parameter vjps for each backward step, one state vjp for each backward evaluation.
     """

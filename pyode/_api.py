@@ -213,7 +213,7 @@ def _field(
     with casting(layout.device):
         ev = field.evaluation(start, flat)
     if params is None:
-        field.params, field.watched = reached(ev.out, [ev.y, ev.t], found, mark)
+        field.params, field.watched = reached(f, ev.out, [ev.y, ev.t], found, mark)
     field.first = (start, ev.out.detach())
     needs = {"y0"} if flat.requires_grad else set()
     needs |= {"ts"} if times.tensor.requires_grad else set()

@@ -132,11 +132,12 @@ def watermark() -> int:
 
 
 def reached(
-    out: Tensor, inputs: list[Tensor], params: tuple[Tensor, ...], mark: int
+    f: Callable[..., Any], out: Tensor, inputs: list[Tensor], params: tuple[Tensor, ...], mark: int
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Sort the tensors f can reach by how one evaluation of f depends on them.
 
     Args:
+        f: for the names of its tensors in messages.
         out: f's result, with its graph.
         inputs: the leaves t and y of that evaluation.
         params: what `find_params` found.
@@ -167,21 +168,28 @@ def reached(
             direct.setdefault(id(edges[node, index]), edges[node, index])
         else:
             raise MissingGradientError(
-                f"f(t, y) depends on a tensor that requires grad, made by {type(node).__name__}, "
-                "that pyode cannot find in f's closure, attributes or arguments. Pass it in "
-                "`params=(tensor,)`, or detach it if its gradient is not wanted."
+                f"f(t, y) depends on a tensor {_shape(node, index)}that requires grad, made by "
+                f"{type(node).__name__}, that pyode cannot find in f's closure, attributes or "
+                "arguments. Pass it in `params=(tensor,)`, or detach it if its gradient is not "
+                "wanted."
             )
     upstream = _upstream([p for p in direct.values() if p.grad_fn is not None], edges)
     clash = [p for p in direct.values() if id(p) in upstream]
     if clash:
         raise MissingGradientError(
-            f"f(t, y) uses a tensor of shape {list(clash[0].shape)} and also one computed from it "
+            f"f(t, y) uses {name_of_tensor(f, clash[0])} and also a tensor computed from it "
             "outside f. Compute the second inside f, so that each dependence is counted once."
         )
     known = [p for p in params if id(p) in direct or (p.grad_fn is None and id(p) not in upstream)]
     missed = [p for i, p in direct.items() if all(i != id(q) for q in known)]
     silent = [p for p in params if p.grad_fn is not None and id(p) not in direct]
     return tuple(known + missed), tuple(p for p in silent if id(p) not in upstream)
+
+
+def _shape(node: Any, index: int) -> str:
+    """The shape of a node's result, where torch keeps it."""
+    kept = getattr(node, "_input_metadata", ())
+    return f"of shape {list(kept[index].shape)} " if index < len(kept) else ""
 
 
 def _walk(
