@@ -194,7 +194,8 @@ class _Call:
         options = dict(options)
         norm = options.pop("norm", None) if method not in FIXED else None
         back = translate(method, rtol, atol, options, self.setting.backwards())
-        solver, forward = back.solver, self.way.solver
+        solver: Any = back.solver
+        forward = self.way.solver
         adaptive = isinstance(solver, AdaptiveSolver) and isinstance(forward, AdaptiveSolver)
         if adaptive:
             solver = dataclasses.replace(solver, norm=forward.norm)
@@ -265,10 +266,10 @@ class _Call:
         if "max_num_steps" in self.options:
             most = self.way.max_steps
         if not adaptive:
-            if not isinstance(solver.step_size, float):
+            if not isinstance(solver.step_size, float) or self.way.jumps:
                 raise InputError(
                     f"`event_fn` with method {self.method!r} needs steps that go on: pass "
-                    "options={'step_size': ...}."
+                    "options={'step_size': ...}, without perturb."
                 )
             windows = 1
             span = most * solver.step_size * (1 if span > 0 else -1)

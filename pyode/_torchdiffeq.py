@@ -175,7 +175,7 @@ def _tolerance(name: str, value: Any) -> float:
             f"`{name}` got one tolerance per component. Pass a number, and weigh the components "
             "of the error by options={'norm': function}."
         )
-    return number(name, value.item() if isinstance(value, Tensor) else value)
+    return number(name, value)
 
 
 def times(values: Any) -> tuple[float, ...]:

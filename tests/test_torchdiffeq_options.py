@@ -146,12 +146,21 @@ REFUSED = [
     ({"options": {"first_step": "small"}}, "first_step"),
     ({"rtol": (1e-3, 1e-4)}, "rtol.*norm"),
     ({"rtol": -1.0}, "rtol"),
+    ({"rtol": torch.tensor([1e-3, 1e-4])}, "rtol.*norm"),
     ({"method": "rk4", "options": {"norm": torch.norm}}, "norm"),
     ({"method": "rk4", "options": {"interp": "quartic"}}, "interp"),
     ({"method": "rk4", "options": {"step_size": 0.1, "grid_constructor": len}}, "grid_constructor"),
     ({"method": "rk4", "options": {"grid_constructor": lambda f, y0, t: t[:1]}}, "both ends"),
     ({"method": "rk4", "options": {"grid_constructor": lambda f, y0, t: t[[0, 0, 1]]}}, "monotone"),
     ({"method": "rk4", "event_fn": lambda t, y: y.sum() - 9}, "step_size"),
+    (
+        {
+            "method": "rk4",
+            "options": {"step_size": 0.1, "perturb": True},
+            "event_fn": lambda t, y: y.sum() - 9,
+        },
+        "perturb",
+    ),
 ]
 REFUSED_BACKWARDS = [
     ({"adjoint_method": "dopri4"}, "adjoint_method.*dopri5"),
