@@ -141,14 +141,12 @@ def figure(path: pathlib.Path, facts: list[Fact]) -> None:
     names = list(dict.fromkeys(f["workload"] for f in shown))
     if not names:
         return
-    columns = min(2, len(names))
-    rows = math.ceil(len(names) / columns)
+    heights = [1.2 + 0.19 * max(18, sum(f["workload"] == name for f in shown)) for name in names]
     fig, axes = plt.subplots(
-        rows, columns, figsize=(8.5 * columns, 5.6 * rows), layout="constrained", squeeze=False
-    )
-    for ax in axes.flat[len(names) :]:
-        ax.remove()
-    for ax, name in zip(axes.flat, names, strict=False):
+        len(names), 1, figsize=(10.5, sum(heights)), height_ratios=heights, layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for ax, name in zip(axes.flat, names, strict=True):
         panel(ax, name, [f for f in shown if f["workload"] == name])
     handles = [
         plt.Line2D([], [], marker="o", ls="", color=colour, label=peer)
@@ -160,27 +158,23 @@ def figure(path: pathlib.Path, facts: list[Fact]) -> None:
 
 
 def panel(ax: Any, name: str, facts: list[Fact]) -> None:
-    """Points with their names; names that would overlap are moved up."""
+    """Numbered points, fastest first, and their names beside the axes."""
     ax.set_xscale("log")
     ax.set_yscale("log")
-    taken: list[tuple[float, float]] = []
-    for fact in sorted(facts, key=lambda f: f["median"]):
+    for i, fact in enumerate(sorted(facts, key=lambda f: f["median"])):
         x, y = error(fact), 1e3 * fact["median"]
         colour = COLOURS.get(fact["peer"], "#555555")
         spread = [[y - 1e3 * fact["q1"]], [1e3 * fact["q3"] - y]]
-        face = "none" if fact["method"] == "tsit5" else colour
-        ax.errorbar(x, y, spread, fmt="o", ms=6, color=colour, mfc=face, elinewidth=1)
-        where = math.log10(y)
-        while any(abs(math.log10(x) - a) < 0.5 and abs(where - b) < 0.05 for a, b in taken):
-            where += 0.052
-        taken.append((math.log10(x), where))
+        ax.errorbar(x, y, spread, fmt="o", ms=11, color=colour, mfc="white", elinewidth=1)
+        ax.annotate(str(i + 1), (x, y), ha="center", va="center", fontsize=6.5, color=colour)
         ax.annotate(
-            f"{fact['adjoint']} {fact['method']}", (x, y), (x * 1.12, 10**where), fontsize=6.5,
-            color=colour, va="center",
+            f"{i + 1:2}  {y:9.4g} ms  {label(fact)}", (1.02, 1.0), (0, -11.5 * i - 4),
+            xycoords="axes fraction", textcoords="offset points", fontsize=7.5, color=colour,
+            family="monospace", va="top",
         )  # fmt: skip
-    low, high = ax.get_xlim()
-    ax.set_xlim(low, high * (high / low) ** 0.25)
     ax.set_title(name)
     ax.set_xlabel("relative error of the gradient (larger of dθ, dy0)")
     ax.set_ylabel("solve + gradient, ms (median, quartiles)")
+    ax.tick_params(which="minor", labelsize=6)
+    ax.tick_params(axis="x", which="minor", rotation=45)
     ax.grid(True, which="major", alpha=0.3)

@@ -185,8 +185,8 @@ def conv_workload(name: str, conv: Any, shape: tuple[int, ...], text: str) -> Wo
             norm.bias.normal_(0.0, 0.2)
     y0, target = torch.randn(2, *shape).double()
     ts = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    # kinks of the ReLU: tolerances below 1e-8 only add steps
-    return Workload(name, text, f, y0, ts, target, squares_at_end, 1e-3, 1e-3, reference=1e-7)
+    # at the ReLU's kinks every method is of low order: a tighter reference would take hours
+    return Workload(name, text, f, y0, ts, target, squares_at_end, 1e-3, 1e-3, reference=1e-6)
 
 
 @register("ecg")
