@@ -150,8 +150,9 @@ class Field:
         self.stats.njac += 1
         n = y.numel()
         wanted = list(self.params) if params else []
-        if not ev.out.requires_grad:
-            return ev.out, y.new_zeros(n, n), y.new_zeros(n, sum(self.sizes) if params else 0)
+        if not n or not ev.out.requires_grad:
+            no_params = y.new_zeros(n, sum(self.sizes) if params else 0)
+            return ev.out.detach(), y.new_zeros(n, n), no_params
         eye = torch.eye(n, dtype=y.dtype, device=y.device)
         rows = torch.autograd.grad(
             ev.out, [ev.y, *wanted], eye, is_grads_batched=True, allow_unused=True

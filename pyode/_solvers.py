@@ -89,8 +89,10 @@ class Solver(Options):
                     f"`step_size` got the times {list(steps)[:8]}. Pass finite times in strictly "
                     "increasing or strictly decreasing order, or one positive number."
                 )
-        elif steps is not None and not positive(steps):
-            raise InputError(f"`step_size` got {steps!r}. Pass a positive number.")
+        elif steps is not None:
+            if not positive(steps):
+                raise InputError(f"`step_size` got {steps!r}. Pass a positive number.")
+            object.__setattr__(self, "step_size", float(steps))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -221,16 +221,16 @@ class _Pass:
         def solve(i: int, x: Tensor) -> Tensor:
             ev = evals[i]
             self.field.stats.njac += 1
-            eye = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
-            if not ev.out.requires_grad:
+            if not x.numel() or not ev.out.requires_grad:
                 return x
+            eye = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
             (jac,) = torch.autograd.grad(
                 ev.out, ev.y, eye, is_grads_batched=True, retain_graph=True, allow_unused=True
             )
             if jac is None:
                 return x
             try:
-                newton = Newton([Block(0, x.numel(), jac.t())], h, self.tableau.gamma, 0.0)
+                newton = Newton([Block(0, x.numel(), jac.t())], h, self.tableau.gamma)
             except SingularError:
                 raise RuntimeError(
                     "bug in pyode: a stage matrix of an accepted step is singular"

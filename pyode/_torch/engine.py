@@ -244,7 +244,8 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         held = sum(len(evals) for evals in recorder.steps) * plan.state_bytes
         plan.stats.forward.peak_bytes = max(plan.stats.forward.peak_bytes, held)
     if forward_mode:
-        tape.sensitivities = wide[:, n:].reshape(len(wide), n, -1)
+        columns = n + sum(field.sizes)
+        tape.sensitivities = wide[:, n:].reshape(len(wide), n, columns)
     return Result(rows, tape, _Dense(trajectory, n), failure)
 
 

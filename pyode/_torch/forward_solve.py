@@ -74,7 +74,24 @@ def targets(plan: Plan) -> list[float]:
         inner |= set(times.values[1:])
     low, high = sorted(times.span)
     stops = sorted((t for t in inner if low < t < high), reverse=sign < 0)
+    if isinstance(plan.solver.step_size, float):
+        return _on_grid(times.values, [*stops, end], plan.solver.step_size)
     return [*stops, end]
+
+
+def _on_grid(times: tuple[float, ...], stops: list[float], size: float) -> list[float]:
+    """The stops, and the outputs that fixed steps meet but for rounding: they meet them exactly.
+
+    Elsewhere an output at a step's end would be interpolated, and its time gradient with it.
+    """
+    start, ends = times[0], set(stops)
+    out = []
+    for t in sorted({*stops, *times[1:]}, reverse=times[-1] < times[0]):
+        steps = abs(t - start) / size
+        if t in ends or abs(steps - round(steps)) < 1e-6:
+            out.append(t)
+            start = t
+    return out
 
 
 def run(

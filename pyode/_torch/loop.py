@@ -18,7 +18,7 @@ from .._solvers import AdaptiveSolver, Solver
 from .._state import inside
 from .._stats import Limits, Stats
 from . import diagnose
-from .esdirk import Newton, SingularError, esdirk_step
+from .esdirk import MAX_EXACT, Newton, SingularError, esdirk_step
 from .rk import coefficients, dense_stages, explicit_step, spread
 from .tableaus import tableau_of
 
@@ -97,13 +97,18 @@ class Method:
             return explicit_step(self.co, rhs, t0, t1, h, y, k0)
         if self._jac is None or self._jac[0] != t0 or self._jac[1] is not y:
             self._jac = (t0, y, rhs.blocks(t0, y))
-        solver = self.solver
-        rtol, atol = getattr(solver, "rtol", 1e-6), getattr(solver, "atol", 1e-8)
-        floor = 50 * torch.finfo(y.dtype).eps
-        newton = Newton(self._jac[2], h, self.tableau.gamma, max(1e-3, floor / max(rtol, floor)))
-        scale = atol + max(rtol, floor) * y.abs()
-        scale.clamp_min_(torch.finfo(y.dtype).tiny)
+        newton, scale = self._newton(self._jac[2], h, y)
         return esdirk_step(self.co, rhs, newton, scale, t0, t1, h, y, k0)
+
+    def _newton(self, blocks: list[Block], h: float, y: Tensor) -> tuple[Newton, Tensor | None]:
+        """Newton's iteration and the scale of its errors: the tolerance; None: to rounding."""
+        gamma, solver = self.tableau.gamma, self.solver
+        eps = torch.finfo(y.dtype).eps
+        if not isinstance(solver, AdaptiveSolver) or not self.adaptive:
+            return Newton(blocks, h, gamma, 4 * eps, MAX_EXACT), None
+        rtol = max(solver.rtol, 50 * eps)
+        scale = (solver.atol + rtol * y.abs()).clamp_min_(torch.finfo(y.dtype).tiny)
+        return Newton(blocks, h, gamma, max(1e-3, 50 * eps / rtol)), scale
 
     def sample(self, rhs: RHS, step: Step, times: Sequence[float]) -> Tensor:
         """Dense output `[m, n]` of a step at `times` inside it."""
