@@ -80,6 +80,19 @@ function (d::AdjointTgrad{T})(dT, z, p, t) where {T}
 end
 
 """
+SciML's integrand, of which only the place for the solution between checkpoints is used: that place
+has the type of the forward solution, which a dense one does not fit, and is widened here.
+"""
+function gauss_integrand(fwd, method)
+    made = SciMLSensitivity.GaussIntegrand(fwd.sol, method, fwd.checkpoints, nothing)
+    fwd.dense && return made
+    kinds = Any[typeof(made).parameters...]
+    kinds[findfirst(==(typeof(fwd.sol)), kinds)] = Any
+    values = (getfield(made, i) for i in 1:nfields(made))
+    return SciMLSensitivity.GaussIntegrand{kinds...}(values...)
+end
+
+"""
     adjoint_problem(fwd, kind, alg, g, options)
 
 SciML's problem for the adjoint state (with its callbacks: jumps at the loss times), and the
@@ -93,7 +106,7 @@ function adjoint_problem(fwd::Forward{T}, kind, alg, g, options) where {T}
     settings = (; fwd.checkpoints, options.abstol, options.reltol)
     none = (nothing, nothing, nothing, nothing, Val(true))
     if kind isa Val{:gauss}
-        integrand = SciMLSensitivity.GaussIntegrand(fwd.sol, method, fwd.checkpoints, nothing)
+        integrand = gauss_integrand(fwd, method)
         prob, jumps, _ = ODEAdjointProblem(
             fwd.sol, method, alg, integrand, nothing, ts, loss, none...; settings...,
         )

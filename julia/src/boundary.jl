@@ -1,21 +1,34 @@
 # What crosses to a caller in another language: addresses, numbers and names, never arrays.
 
 """
-    Addressed(call)
+    Addressed(pointer)
 
-A callable of arrays and a time, as one of their addresses and that time. Views of the arrays are the
-caller's to cache by address: SciML hands over few buffers, again and again.
+A C function `int (a1, ..., a5, t)` of the addresses of up to five arrays and a time; 1 means that
+all went well. Views of the arrays are the caller's to cache by address: SciML hands over few
+buffers, again and again.
 """
 struct Addressed
-    call::Any
+    pointer::Ptr{Cvoid}
 end
 
-function (a::Addressed)(args...)
-    GC.@preserve args a.call(map(address, args)...)
+"The caller's function failed; the caller knows why."
+struct CallFailed <: Exception end
+
+(a::Addressed)(x, y, t) = GC.@preserve x y cross(a, t, address(x), address(y))
+(a::Addressed)(x, y, z, t) =
+    GC.@preserve x y z cross(a, t, address(x), address(y), address(z))
+(a::Addressed)(v, w, x, y, z, t) = GC.@preserve v w x y z cross(
+    a, t, address(v), address(w), address(x), address(y), address(z),
+)
+
+function cross(a::Addressed, t, v, w, x = 0, y = 0, z = 0)
+    went = ccall(
+        a.pointer, Cint, (Int64, Int64, Int64, Int64, Int64, Float64), v, w, x, y, z, Float64(t),
+    )
+    went == 1 || throw(CallFailed())
     return nothing
 end
 
-address(t::Real) = Float64(t)
 function address(x::AbstractArray)
     stride(x, 1) == 1 || throw(ArgumentError("an array of stride $(stride(x, 1)) crossed over"))
     return Int(pointer(x))
@@ -30,10 +43,10 @@ read_matrix(T, at, n, m) = copy(unsafe_wrap(Array, Ptr{T}(at), (n, m)))
 "Write an array to an address."
 write_to(at, x::Array{T}) where {T} = (unsafe_copyto!(Ptr{T}(at), pointer(x), length(x)); nothing)
 
-"A `Field` whose callables take addresses; `nothing` for those that are not there."
+"A `Field` whose callables are C functions at addresses; 0 for one that is not there."
 function field_of(type, n, np, sign, f, vjp, vjp_p, fused, jac, jacs, tgrad)
     T = TYPES[String(type)]
-    wrap(call) = call === nothing ? nothing : Addressed(call)
+    wrap(call) = call == 0 ? nothing : Addressed(Ptr{Cvoid}(call))
     return Field{T}(;
         f! = wrap(f), vjp! = wrap(vjp), vjp_p! = wrap(vjp_p), fused! = wrap(fused),
         jac! = wrap(jac), jacs! = wrap(jacs), tgrad! = wrap(tgrad), n, np, sign = T(sign),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .callbacks import WENT
 from .errors import JuliaEngineError, JuliaUnavailable
 from .session import Array, Pull, Pulled, Session, Settings, Setup, Solved
 
@@ -95,13 +96,9 @@ def _answer(calls: Any, setup: Setup, name: str, t: float, blobs: list[bytes]) -
     inputs = [np.frombuffer(bytearray(blob), dtype) for blob in blobs]
     outputs = [np.empty(count[letter], dtype) for letter in OUTPUTS[name]]
     addresses = [x.ctypes.data for x in (*outputs, *inputs)]
-    try:
-        getattr(calls, name)(*addresses, t)
-    except BaseException:
-        return ("error",)
-    finally:
-        calls.release()
-    return ("ok", [x.tobytes() for x in outputs])
+    went = getattr(calls, name)(*addresses, *[0] * (5 - len(addresses)), t)
+    calls.release()
+    return ("ok", [x.tobytes() for x in outputs]) if went == WENT else ("error",)
 
 
 def server() -> Server:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .callbacks import NAMES, WENT, Callable
 from .errors import JuliaEngineError
 from .remote import INPUTS, OUTPUTS, sizes
 from .session import Local, Setup
@@ -19,31 +20,35 @@ class CallFailedError(Exception):
     """f raised on the other side, where the exception is kept."""
 
 
-class Calls:
+class Calls(Callable):
     """Stands for `Callbacks` here: every call goes through the socket."""
 
     def __init__(self, link: Connection, setup: Setup):
         self.link, self.setup = link, setup
-        self.error: BaseException | None = None
         self.count, self.width = sizes(setup), np.dtype(setup.type).itemsize
-        for name in OUTPUTS:
+        for name in NAMES:
             setattr(self, name, self._caller(name))
 
     def _caller(self, name: str) -> Any:
         outputs, inputs = OUTPUTS[name], INPUTS[name]
 
-        def call(*args: Any) -> None:
+        def call(*args: Any) -> int:
             addresses, t = args[:-1], args[-1]
-            blobs = [
-                ctypes.string_at(at, self.count[letter] * self.width)
-                for at, letter in zip(addresses[len(outputs) :], inputs, strict=True)
-            ]
-            self.link.send(("call", name, t, blobs))
-            answer = self.link.recv()
-            if answer[0] != "ok":
-                raise CallFailedError(name)
-            for at, blob in zip(addresses, answer[1], strict=False):
-                ctypes.memmove(at, blob, len(blob))
+            try:
+                blobs = [
+                    ctypes.string_at(at, self.count[letter] * self.width)
+                    for at, letter in zip(addresses[len(outputs) :], inputs, strict=False)
+                ]
+                self.link.send(("call", name, t, blobs))
+                answer = self.link.recv()
+                if answer[0] != "ok":
+                    raise CallFailedError(name)
+                for at, blob in zip(addresses, answer[1], strict=False):
+                    ctypes.memmove(at, blob, len(blob))
+            except BaseException as err:
+                self.error = err
+                return 0
+            return WENT
 
         return call
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .._errors import BackwardError
 from . import runtime
+from .callbacks import NAMES, Callable
 from .errors import JuliaEngineError
 from .failures import Report, Trouble
 
@@ -106,17 +107,18 @@ class Local(Session):
 
     Args:
         setup: what is integrated.
-        calls: object with `f`, `vjp`, ... taking addresses, and the `error` one of them raised.
+        calls: the C functions it calls, and the `error` one of them raised.
     """
 
-    def __init__(self, setup: Setup, calls: Any):
+    def __init__(self, setup: Setup, calls: Callable):
         self.jl = runtime.start()
         self.setup, self.calls = setup, calls
         self.dtype = np.dtype(setup.type)
+        at = calls.pointers()
+        at["fused"] = at["fused"] if setup.fused else 0
         self.field = self.jl.field_of(
-            setup.type, setup.n, setup.p, setup.sign, calls.f, calls.vjp, calls.vjp_p,
-            calls.fused if setup.fused else None, calls.jac, calls.jacs, calls.tgrad,
-        )  # fmt: skip
+            setup.type, setup.n, setup.p, setup.sign, *(at[name] for name in NAMES)
+        )
         self.solved: Any = None
 
     def forward(self, z: Array, settings: Settings, keep: str, slots: int, lead: int) -> Solved:
@@ -158,9 +160,10 @@ class Local(Session):
             s.stops.ctypes.data, len(s.stops),
         )  # fmt: skip
 
-    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _call(self, function: Any, *args: Any) -> Any:
         """Call Julia; what f raised comes out as the same object."""
         self.calls.error = None
+        hook, sys.unraisablehook = sys.unraisablehook, self._keep
         try:
             return function(*args)
         except runtime.julia_error() as err:
@@ -168,7 +171,13 @@ class Local(Session):
                 raise self.calls.error from None
             raise translated(err) from err
         finally:
+            sys.unraisablehook = hook
             self.calls.release()
+
+    def _keep(self, lost: Any) -> None:
+        """Ctrl-C between two calls of f is raised on the way into the next, outside its `try`."""
+        if self.calls.error is None:
+            self.calls.error = lost.exc_value
 
 
 def translated(err: Any) -> Exception:
