@@ -6,6 +6,7 @@ Here is the list of names; what they do lives in private modules, and nothing is
 from . import _preload as _preload  # first: it may start Julia before torch
 from . import julia as julia
 from ._adjoints import Adjoint as Adjoint
+from ._adjoints import Auto as Auto
 from ._adjoints import Backsolve as Backsolve
 from ._adjoints import Discrete as Discrete
 from ._adjoints import Forward as Forward
@@ -17,6 +18,7 @@ from ._api import solve as solve
 from ._engine import Engine as Engine
 from ._engine import Plan as Plan
 from ._errors import BackwardError as BackwardError
+from ._errors import DataError as DataError
 from ._errors import DriftWarning as DriftWarning
 from ._errors import GradientUnavailable as GradientUnavailable
 from ._errors import InputError as InputError
@@ -67,3 +69,14 @@ from ._stats import Stats as Stats
 from ._torch.engine import Torch as Torch
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Studies and submodules are imported when they are first asked for: they bring pandas."""
+    import importlib
+
+    if name in ("nn", "data", "problems", "study", "train"):
+        return importlib.import_module(f".{name}", __name__)
+    if name in ("compare", "instability", "check_gradient"):
+        return getattr(importlib.import_module(".study", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

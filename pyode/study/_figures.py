@@ -1,0 +1,212 @@
+"""Figures of the studies: work against precision, drift against time, Taylor remainders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._advice import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ._comparison import Comparison, DriftCurve
+    from ._instability import Instability
+
+# Okabe and Ito's palette: told apart by every eye
+COLOURS = {
+    "Discrete": "#0072B2",
+    "Backsolve": "#D55E00",
+    "Interpolating": "#009E73",
+    "Gauss": "#CC79A7",
+    "Quadrature": "#E69F00",
+    "Forward": "#000000",
+}
+MARKERS = {
+    "Discrete": "o",
+    "Backsolve": "v",
+    "Interpolating": "s",
+    "Gauss": "D",
+    "Quadrature": "^",
+    "Forward": "x",
+}
+LINES = ("-", "--", ":", "-.")
+PART_NAMES = {
+    "dtheta": r"$\partial L/\partial\theta$",
+    "dy0": r"$\partial L/\partial y_0$",
+    "dt": r"$\partial L/\partial t_i$",
+}
+COSTS = {
+    "seconds": "forward and backward, seconds",
+    "work": "evaluations and vjps, both directions",
+}
+QUIET = "0.55"
+
+
+def axes(ax: Axes | None) -> Axes:
+    """The axes given, or those of a new figure."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.figure(figsize=(6.4, 4.4), layout="constrained").add_subplot()
+    ax.grid(which="major", color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def work_precision(comparison: Comparison, ax: Axes | None, part: str, cost: str) -> Axes:
+    """Gradient error against cost, one curve an adjoint, one point a tolerance."""
+    ax = axes(ax)
+    curves: dict[tuple[str, ...], list[Row]] = {}
+    for row in comparison.rows:
+        curves.setdefault(_curve(row), []).append(row)
+    styles: dict[str, int] = {}
+    for key, rows in curves.items():
+        base = key[0].split("(")[0]
+        style = styles[base] = styles.get(base, -1) + 1
+        points = sorted(
+            (_cost(row, cost), row[f"error_{part}"]) for row in rows if _shown(row, part)
+        )
+        if points:
+            ax.plot(
+                *zip(*points, strict=True),
+                label=_name(key, comparison),
+                color=COLOURS.get(base, QUIET),
+                marker=MARKERS.get(base, "."),
+                linestyle=LINES[style % len(LINES)],
+                markersize=5.5,
+                linewidth=1.4,
+                alpha=0.9,
+            )
+    if comparison.doubt > 0 and ax.lines and comparison.doubt > 0.3 * _lowest(ax):
+        ax.axhline(comparison.doubt, color=QUIET, linestyle=":", linewidth=1)
+        ax.annotate(
+            "reference is sure to here", (1, comparison.doubt), xycoords=("axes fraction", "data"),
+            xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8, color="0.4",
+        )  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel=COSTS[cost])
+    ax.set_ylabel(f"relative error of {PART_NAMES[part]}")
+    return ax
+
+
+def _curve(row: Row) -> tuple[str, ...]:
+    return row["adjoint"], row["memory"], row["solver"], row["engine"]
+
+
+def _name(key: tuple[str, ...], comparison: Comparison) -> str:
+    adjoint, memory, solver, engine = key
+    name = f"{adjoint}, {memory}" if memory else adjoint
+    several = {column: {row[column] for row in comparison.rows} for column in ("solver", "engine")}
+    name += f", {solver}" if len(several["solver"]) > 1 else ""
+    return name + (f", {engine}" if len(several["engine"]) > 1 else "")
+
+
+def _cost(row: Row, cost: str) -> float:
+    if cost == "seconds":
+        return row["seconds"]
+    return float(sum(row[f"{c}_{d}"] for c in ("nfe", "nvjp") for d in ("forward", "backward")))
+
+
+def _shown(row: Row, part: str) -> bool:
+    value = row[f"error_{part}"]
+    return row["outcome"] == "success" and math.isfinite(value) and value > 0
+
+
+def _lowest(ax: Axes) -> float:
+    return min(float(np.min(np.asarray(line.get_ydata(), float))) for line in ax.lines)
+
+
+def drift_plot(curves: Sequence[DriftCurve], ax: Axes | None) -> Axes:
+    """Drift of the state integrated backwards against time, one curve a tolerance."""
+    from matplotlib import colormaps
+
+    ax = axes(ax)
+    shades = colormaps["viridis"](np.linspace(0.15, 0.8, max(len(curves), 1)))
+    for curve, shade in zip(curves, shades, strict=True):
+        label = f"rtol {curve.rtol:.0e}" if not math.isnan(curve.rtol) else curve.solver
+        ax.plot(curve.t, _positive(curve.drift), color=shade, linewidth=1.4, label=label)
+        if len(curve.outputs) > 1:
+            ax.plot(curve.outputs, _positive(curve.resync), "v", color=shade, markersize=4)
+        if curve.predicted is not None:
+            ax.plot(
+                curve.t, _positive(curve.predicted), color=shade, linestyle="--", linewidth=1.2,
+                label=f"predicted, {label}",
+            )  # fmt: skip
+    ax.axhline(100.0, color=QUIET, linestyle=":", linewidth=1)
+    ax.set(yscale="log", xlabel="t")
+    ax.set_ylabel(r"$\|y_\mathrm{back}(t)-y(t)\|$ in tolerances")
+    return ax
+
+
+def _positive(x: np.ndarray) -> np.ndarray:
+    """What a logarithmic axis can show."""
+    x = np.asarray(x, dtype=float)
+    return np.where((x > 0) & np.isfinite(x), x, np.nan)
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """Work-precision on the left and, where there is a Backsolve, its drift on the right."""
+    import matplotlib.pyplot as plt
+
+    panels = 2 if comparison.drift_curves else 1
+    fig = plt.figure(figsize=(5.8 * panels, 5.0), layout="constrained")
+    left, *right = (fig.add_subplot(1, panels, i + 1) for i in range(panels))
+    part = comparison.main_part
+    work_precision(comparison, left, part, "seconds")
+    left.set_title("error of the gradient against its cost", fontsize=10)
+    for ax in right:
+        drift_plot(comparison.drift_curves, ax)
+        ax.set_title("drift of Backsolve's state (triangles: reset at outputs)", fontsize=10)
+        ax.legend(frameon=False, fontsize=8, loc="best")
+    fig.suptitle(_title(comparison), fontsize=11)
+    if left.lines:
+        fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6,
+                   frameon=False, fontsize=9)  # fmt: skip
+    return fig
+
+
+def _title(comparison: Comparison) -> str:
+    text = comparison.description
+    return f"{comparison.problem}: {text}" if text else comparison.problem
+
+
+def plot_instability(meter: Instability, ax: Axes | None) -> Axes:
+    """Drift measured and predicted, with the growth factor and the limit."""
+    ax = axes(ax)
+    ax.plot(meter.t, _positive(meter.drift), color=COLOURS["Backsolve"], label="drift, measured")
+    ax.plot(
+        meter.t, _positive(meter.predicted), color=COLOURS["Backsolve"], linestyle="--",
+        label="drift, predicted",
+    )  # fmt: skip
+    ax.plot(
+        meter.t, _positive(meter.factor), color=COLOURS["Discrete"],
+        label="growth of an error at the end",
+    )  # fmt: skip
+    ax.axhline(meter.limit, color=QUIET, linestyle=":", linewidth=1, label="limit")
+    ax.set(yscale="log", xlabel="t", ylabel="tolerances; factor")
+    ax.set_title(f"Backsolve with {type(meter.solver).__name__}: {meter.verdict}", fontsize=10)
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def plot_remainders(curves: dict[str, tuple[Any, Any]], ax: Axes | None) -> Axes:
+    """Taylor remainders against the step, with a line of slope two."""
+    ax = axes(ax)
+    for (name, (steps, remainders)), colour in zip(
+        curves.items(), list(COLOURS.values()) * len(curves), strict=False
+    ):
+        ax.plot(steps, _positive(remainders), "o-", color=colour, markersize=4, label=name)
+    if curves:
+        steps, remainders = next(iter(curves.values()))
+        ax.plot(
+            steps, remainders[0] * (np.asarray(steps) / steps[0]) ** 2, color=QUIET, linestyle="--",
+            label="slope 2",
+        )  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="h", ylabel=r"$|L(x+hv)-L(x)-h\,\nabla L\cdot v|$")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
