@@ -209,3 +209,25 @@ class Forward(Adjoint):
     """
 
     name: ClassVar[str] = "forward"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Auto(Adjoint):
+    """The adjoint is chosen when the solve begins; `sol.plan` says which and why.
+
+    `Discrete()` while its graphs fit into memory, then its states; where they do not,
+    `Backsolve()` if the reverse-instability meter predicts that its state does not drift, else
+    checkpoints. `adjoint="auto"` is `Auto()`.
+
+    Args:
+        memory: bytes, or "64 MB"; None: half of what is free.
+
+    Cost: a forward solve at rtol 1e-3 for each solve. To choose once, take `plan(...).adjoint`.
+    """
+
+    name: ClassVar[str] = "auto"
+    memory: Memory = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "memory", parse_bytes(self.memory))

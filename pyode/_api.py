@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ._adjoints import Adjoint, Discrete
+from ._adjoints import Adjoint, Auto, Discrete
 from ._autograd import casting, refuse_transforms, run
 from ._engine import Engine, Plan, Result
 from ._errors import (
@@ -44,7 +44,7 @@ def solve(
     ts: Any,
     *,
     solver: Solver = Tsit5(),
-    adjoint: Adjoint = Discrete(),
+    adjoint: Adjoint | str = Discrete(),
     engine: str | Engine = "torch",
     params: Sequence[Tensor] | None = None,
     batch: str = "joint",
@@ -64,7 +64,7 @@ def solve(
             complex64 or complex128, on one device.
         ts: `[m]`, strictly increasing or decreasing; `(t0, t1)` gives both ends.
         solver: method with its tolerances.
-        adjoint: how the gradient is computed.
+        adjoint: how the gradient is computed; "auto": chosen now, by memory and by stability.
         engine: "torch", or an engine object.
         params: tensors f depends on whose gradient is wanted; None: all that require grad and that
             f can reach (module parameters, closures, attributes, globals it names).
@@ -168,6 +168,7 @@ def _plan(
     layout = layout_of(y0)
     times = check_times(ts, layout)
     _check_clock(times, layout)
+    adjoint = Auto() if isinstance(adjoint, str) and adjoint == "auto" else adjoint
     solver, adjoint = _instance("solver", solver, Solver), _instance("adjoint", adjoint, Adjoint)
     _check_tolerances(solver, layout)
     if batch not in ("joint", "independent"):
@@ -184,6 +185,10 @@ def _plan(
         field, layout, times, solver, adjoint, _engine(engine), limits, batch,
         _stops("tstops", tstops), jumps, bool(progress), needs,
     )  # fmt: skip
+    if isinstance(adjoint, Auto):
+        from .study._auto import resolve  # which itself solves
+
+        made = resolve(made, flat)
     made.engine.check(made)
     return made, flat, times
 

@@ -38,6 +38,7 @@ class Plan:
     needs: frozenset[str] = frozenset()
     stats: SolveStats = dataclasses.field(default_factory=SolveStats)
     clock: Clock | None = None  # of the direction that runs, in the plan that direction was given
+    note: str = ""  # why this adjoint, where it was not the user who chose
 
     @property
     def state_bytes(self) -> int:
@@ -45,7 +46,8 @@ class Plan:
         return self.layout.size * self.layout.real.itemsize
 
     def __repr__(self) -> str:
-        return self.engine.describe(self)
+        text = self.engine.describe(self)
+        return f"{self.note}; {text}" if self.note else text
 
 
 @dataclasses.dataclass(eq=False)
