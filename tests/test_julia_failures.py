@@ -85,6 +85,7 @@ def test_timeout_backward_is_a_backward_error():
             return -10 * g
 
     y0 = ONE.clone().requires_grad_()
+    solve(c.LotkaVolterra(), y0)  # what is compiled the first time counts too
     sol = solve(lambda t, y: Slow.apply(y), y0, (0.0, 10.0), timeout=0.5)
     backwards.clear()
     with pytest.raises(pyode.BackwardError) as caught:

@@ -35,7 +35,7 @@ def test_5_tolerances_of_the_backward_solve_are_the_forward_ones():
 
 
 def test_5_quadrature_has_its_own():
-    _, _, fine = c.lv_gradients(TIGHT, pyode.Quadrature())
+    _, _, fine = c.lv_gradients(TIGHT, pyode.Quadrature(quad_rtol=1e-14, quad_atol=1e-16))
     _, _, rough = c.lv_gradients(TIGHT, pyode.Quadrature(quad_rtol=1e-2, quad_atol=1e-2))
     assert rough.stats.backward.nvjp < fine.stats.backward.nvjp
 
@@ -43,7 +43,7 @@ def test_5_quadrature_has_its_own():
 def test_6_the_backward_return_code_is_looked_at():
     y0 = torch.ones(2, dtype=F64, requires_grad=True)
     sol = pyode.solve(
-        c.LotkaVolterra(), y0, (0.0, 5.0), solver=pyode.Tsit5(), max_steps=50,
+        c.LotkaVolterra(), y0, (0.0, 5.0), solver=pyode.Tsit5(), max_steps=100,
         adjoint=pyode.Gauss(rtol=1e-13, atol=1e-15), engine="julia",
     )  # fmt: skip
     with pytest.raises(pyode.BackwardError):
@@ -53,9 +53,12 @@ def test_6_the_backward_return_code_is_looked_at():
 @pytest.mark.parametrize("kind", [pyode.Rosenbrock23, pyode.Vern9, pyode.Tsit5, pyode.TRBDF2])
 def test_7_gauss_is_as_good_as_interpolating(kind):
     # SciML takes one node a step with Rosenbrock23
-    solver = kind(rtol=1e-5, atol=1e-7)
+    solver = kind(rtol=1e-6, atol=1e-8)
     _, gauss, _ = c.lv_gradients(solver, pyode.Gauss())
-    assert c.relative(gauss, c.LV["dp"]) <= 1e-3
+    _, inside, _ = c.lv_gradients(solver, pyode.Interpolating())
+    error = c.relative(inside, c.LV["dp"])
+    assert error <= 1e-3
+    assert c.relative(gauss, c.LV["dp"]) <= max(2 * error, 2e-5)
 
 
 def test_7_gauss_refuses_multistep_methods():
