@@ -14,6 +14,9 @@ import subprocess
 
 import pytest
 
+# helper modules' asserts are rewritten as those of tests are: they hold under python -O
+pytest.register_assert_rewrite("failing", "helpers")
+
 FIXED = ("PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT")
 ASK = (
     'all(p -> Base.find_package(p) !== nothing, ["PyODE", "PythonCall"]) && '
