@@ -8,10 +8,16 @@ import sys
 import pytest
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-FAST = {"backsolve_goes_wrong.py", "compare_adjoints.py"}  # these take --fast
+FAST = {"backsolve_goes_wrong.py", "compare_adjoints.py", "compare_engines.py"}  # take --fast
+JULIA = {"compare_engines.py"}
+
+PARAMS = [
+    pytest.param(path, id=path.name, marks=[pytest.mark.julia] if path.name in JULIA else [])
+    for path in sorted(EXAMPLES.glob("*.py"))
+]
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", PARAMS)
 def test_example_runs(path, tmp_path):
     extra = ["--fast", "--out", str(tmp_path)] if path.name in FAST else []
     done = subprocess.run(
