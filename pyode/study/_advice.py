@@ -11,6 +11,7 @@ from .._torch._plans import size_of
 MAIN = ("dy0", "dtheta")
 CLOSE = 10.0  # errors within this factor of the smallest are as good
 NEARLY = 1.5  # times the fastest
+NOTABLE = 1e-3  # smaller errors are in the table
 USELESS = 0.1  # a gradient further off than this is none
 
 Row = dict[str, Any]
@@ -28,7 +29,7 @@ def advise(rows: Sequence[Row], rtol: float, doubt: float) -> str:
     good = [row for row in rows if row["outcome"] == "success" and not math.isnan(worst(row))]
     if not good:
         return "No adjoint gave a gradient: " + "; ".join(_failed(row) for row in rows[:3]) + "."
-    best = min(worst(row) for row in good)
+    best = min(worst(row) for row in [r for r in good if not r["drift_warned"]] or good)
     where = _where(good[0])
     if best > USELESS:
         return (
@@ -149,7 +150,8 @@ def _backsolve(row: Row, pick: Row, equal: float) -> str:
 def _others(row: Row, equal: float) -> str:
     if row["outcome"] != "success":
         return f"{call(row)} fails: {_failed(row)}."
-    return f"{call(row)} is off by {percent(worst(row))}." if worst(row) > 10 * equal else ""
+    far = worst(row) > max(10 * equal, NOTABLE)
+    return f"{call(row)} is off by {percent(worst(row))}." if far else ""
 
 
 def _failed(row: Row) -> str:

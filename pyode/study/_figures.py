@@ -69,21 +69,21 @@ def work_precision(comparison: Comparison, ax: Axes | None, part: str, cost: str
     for key, rows in curves.items():
         base = key[0].split("(")[0]
         style = styles[base] = styles.get(base, -1) + 1
-        points = sorted(
-            (_cost(row, cost), row[f"error_{part}"]) for row in rows if _shown(row, part)
+        points = [(_cost(row, cost), row[f"error_{part}"]) for row in rows if _shown(row, part)]
+        name = _name(key, comparison)
+        ax.plot(
+            [x for x, _ in points],
+            [y for _, y in points],
+            label=name if points else f"{name} (no gradient)",
+            color=COLOURS.get(base, QUIET),
+            marker=MARKERS.get(base, "."),
+            linestyle=LINES[style % len(LINES)],
+            markersize=5.5,
+            linewidth=1.4,
+            alpha=0.9,
         )
-        if points:
-            ax.plot(
-                *zip(*points, strict=True),
-                label=_name(key, comparison),
-                color=COLOURS.get(base, QUIET),
-                marker=MARKERS.get(base, "."),
-                linestyle=LINES[style % len(LINES)],
-                markersize=5.5,
-                linewidth=1.4,
-                alpha=0.9,
-            )
-    if comparison.doubt > 0 and ax.lines and comparison.doubt > 0.3 * _lowest(ax):
+    lowest = _lowest(ax)
+    if comparison.doubt > 0.3 * lowest:
         ax.axhline(comparison.doubt, color=QUIET, linestyle=":", linewidth=1)
         ax.annotate(
             "reference is sure to here", (1, comparison.doubt), xycoords=("axes fraction", "data"),
@@ -91,7 +91,19 @@ def work_precision(comparison: Comparison, ax: Axes | None, part: str, cost: str
         )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel=COSTS[cost])
     ax.set_ylabel(f"relative error of {PART_NAMES[part]}")
+    _plain_ticks(ax)
     return ax
+
+
+def _plain_ticks(ax: Axes) -> None:
+    """0.1, 0.2, 0.5, 1 on a logarithmic axis of few decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = ax.get_xlim()
+    if low > 0 and high / low < 100:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _curve(row: Row) -> tuple[str, ...]:
@@ -118,7 +130,8 @@ def _shown(row: Row, part: str) -> bool:
 
 
 def _lowest(ax: Axes) -> float:
-    return min(float(np.min(np.asarray(line.get_ydata(), float))) for line in ax.lines)
+    values = [float(y) for line in ax.lines for y in np.asarray(line.get_ydata(), float)]
+    return min(values, default=np.inf)
 
 
 def drift_plot(curves: Sequence[DriftCurve], ax: Axes | None) -> Axes:
@@ -133,13 +146,16 @@ def drift_plot(curves: Sequence[DriftCurve], ax: Axes | None) -> Axes:
         if len(curve.outputs) > 1:
             ax.plot(curve.outputs, _positive(curve.resync), "v", color=shade, markersize=4)
         if curve.predicted is not None:
+            beyond = "" if np.isfinite(curve.predicted).all() else " (off the scale)"
             ax.plot(
                 curve.t, _positive(curve.predicted), color=shade, linestyle="--", linewidth=1.2,
-                label=f"predicted, {label}",
+                label=f"predicted, {label}{beyond}",
             )  # fmt: skip
     ax.axhline(100.0, color=QUIET, linestyle=":", linewidth=1)
     ax.set(yscale="log", xlabel="t")
     ax.set_ylabel(r"$\|y_\mathrm{back}(t)-y(t)\|$ in tolerances")
+    if curves and curves[0].t[0] >= 0 and np.median(curves[0].t) < 0.02 * curves[0].t.max():
+        ax.set_xscale("log")  # most steps are at the start, as in a stiff problem
     return ax
 
 
@@ -161,7 +177,9 @@ def comparison_figure(comparison: Comparison) -> Figure:
     left.set_title("error of the gradient against its cost", fontsize=10)
     for ax in right:
         drift_plot(comparison.drift_curves, ax)
-        ax.set_title("drift of Backsolve's state (triangles: reset at outputs)", fontsize=10)
+        reset = any(len(curve.outputs) > 1 for curve in comparison.drift_curves)
+        how = " (triangles: reset at outputs)" if reset else ""
+        ax.set_title(f"drift of Backsolve's state{how}", fontsize=10)
         ax.legend(frameon=False, fontsize=8, loc="best")
     fig.suptitle(_title(comparison), fontsize=11)
     if left.lines:
