@@ -42,10 +42,12 @@ class Solve(torch.autograd.Function):
         if result.failure is not None:
             raise result.failure
         ctx.plan, ctx.tape = plan, result.tape
+        # the tape must not hold the tensor that is returned, which holds this graph
+        ys = result.ys.detach()
         # the outputs are saved for torch's version check: every adjoint but Discrete reads them
-        saved = [] if isinstance(plan.adjoint, Discrete) else [result.ys]
+        saved = [] if isinstance(plan.adjoint, Discrete) else [ys]
         ctx.save_for_backward(y0, ts, *params, *saved)
-        return result.ys
+        return ys
 
     @staticmethod
     def backward(ctx: Any, grad_ys: Tensor) -> Any:  # type: ignore[override]

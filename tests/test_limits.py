@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from failing import F64, check_text, decay, fails, ones, solve_fails, weight
+from failing import F64, NAN, check_text, decay, fails, ones, solve_fails, weight
 from torch import nn
 
 import pyode
@@ -219,3 +219,60 @@ class TestForcedSteps:
         with pytest.warns(pyode.ToleranceWarning, match="backward steps were accepted above"):
             sol.ys.sum().backward()
         assert sol.stats.backward.forced > 0
+
+
+class TestPerSampleSteps:
+    """A sample that fails does not take the others with it."""
+
+    OPTIONS = {"batch": "independent"}  # noqa: RUF012
+
+    def failure(self, kind, f, y0, *phrases, **options):
+        call = lambda: pyode.solve(f, y0, (0.0, 2.0), **self.OPTIONS, **options)  # noqa: E731
+        err = fails(kind, call, *phrases)
+        check_text(err)
+        assert err.solution.result is err.outcome
+        return err
+
+    def test_blow_up(self):
+        y0 = torch.tensor([[0.1], [1.0], [0.2]], dtype=F64)
+        phrases = ("1 of 3 samples (1); sample 1 reached t=1.0", "blows up", "err.solution has NaN")
+        err = self.failure(pyode.StepUnderflowError, lambda t, y: y * y, y0, *phrases)
+        ends = err.solution.ys[-1, :, 0]
+        assert torch.isnan(ends[1])
+        torch.testing.assert_close(
+            ends[[0, 2]], torch.tensor([0.125, 1 / 3], dtype=F64), rtol=1e-5, atol=0
+        )
+
+    def test_not_finite(self):
+        y0 = torch.tensor([[0.1], [1.0]], dtype=F64)
+        w = torch.tensor([NAN], dtype=F64)
+        f = lambda t, y: torch.where(y > 0.5, w * y, -y)  # noqa: E731
+        phrases = ("f(t, y) returned NaN or Inf for 1 of 2 samples (1)", "tensor 'w' holds NaN")
+        self.failure(pyode.NonFiniteError, f, y0, *phrases)
+
+    def test_limits(self):
+        y0 = ones(3, 1)
+        phrases = ("5 steps were not enough for 3 of 3 samples (0, 1, 2)", "5 steps")
+        self.failure(pyode.MaxStepsError, lambda t, y: torch.cos(50 * t), y0, *phrases, max_steps=5)
+
+        def slow(t, y):
+            time.sleep(0.01)
+            return torch.cos(50 * t)
+
+        phrases = ("0.2 s were not enough for 3 of 3 samples",)
+        self.failure(pyode.SolveTimeout, slow, y0, *phrases, timeout=0.2)
+
+    def test_timeout_on_the_way_back(self):
+        w, slow = weight(), []
+
+        def f(t, y):
+            if slow:
+                time.sleep(0.03)
+            return -w * y
+
+        sol = pyode.solve(f, ones(3, 1), (0.0, 2.0), timeout=0.2, **self.OPTIONS)
+        slow.append(True)
+        call = sol.ys.sum().backward
+        err = fails(pyode.BackwardError, call, "0.2 s were not enough", "steps were transposed")
+        assert type(err.__cause__) is pyode.SolveTimeout
+        assert w.grad is None

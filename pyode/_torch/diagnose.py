@@ -82,9 +82,12 @@ def describe(x: Tensor, rhs: RHS) -> str:
 
 def facts(integ: Integrator, dt: float | None = None) -> dict[str, Any]:
     """What every error of an integrator carries."""
-    state = f"{str(integ.y.dtype).removeprefix('torch.')} on {integ.y.device}"
-    index = integ.stats.accepted
+    index, state = integ.stats.accepted, kind_of_state(integ.y)
     return {"t": integ.t, "dt": dt, "index": index, "state": state, **integ.where}
+
+
+def kind_of_state(y: Tensor) -> str:
+    return f"{str(y.dtype).removeprefix('torch.')} on {y.device}"
 
 
 def _size(integ: Integrator) -> str:
@@ -137,17 +140,24 @@ def overflow(integ: Integrator) -> SolveError:
     )
 
 
-def _non_finite_cause(integ: Integrator, k0: Tensor) -> tuple[str, str]:
-    """Cause and remedy: a bad tensor in f, a blow-up, or f itself."""
-    for name, x in named_tensors(integ.rhs.f):
+def bad_tensor(f: Any) -> str:
+    """The first tensor f depends on that is not finite, in words, or empty."""
+    for name, x in named_tensors(f):
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             bad = ~torch.isfinite(x)
             what = "parameter" if x.requires_grad else "tensor"
             return (
                 f"{what} {name!r} holds {kind_of(x)} ({int(bad.sum())} of {x.numel()} entries; "
-                f"first at {bad.nonzero()[0].tolist()}): the model diverged before this solve",
-                "restore the last finite weights; lower the learning rate; clip gradients.",
+                f"first at {bad.nonzero()[0].tolist()}): the model diverged before this solve"
             )
+    return ""
+
+
+def _non_finite_cause(integ: Integrator, k0: Tensor) -> tuple[str, str]:
+    """Cause and remedy: a bad tensor in f, a blow-up, or f itself."""
+    bad = bad_tensor(integ.rhs.f)
+    if bad:
+        return bad, "restore the last finite weights; lower the learning rate; clip gradients."
     blown = _blow_up(integ, k0)
     if blown:
         return blown, "end the interval before that time, or bound f's output."

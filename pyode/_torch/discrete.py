@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from . import diagnose
 from .adjoint_rhs import AdjointRHS, backward_failure
 from .esdirk import Newton, SingularError
 from .loop import Step, inside
-from .rk import Carry, TimeGrads, Transpose, explicit_step
+from .rk import Carry, TimeGrads, Transpose, accumulate, explicit_step
 from .tape import Tape
 
 
@@ -41,15 +42,13 @@ class _Pass:
         self.tableau, self.co = self.method.tableau, self.method.co
         self.wrt_t = "ts" in plan.needs
         self.params = [torch.zeros_like(p) for p in self.field.params]
-        self.transpose = Transpose(self.co, self.field, self._add)
+        # no bound method: a cycle would keep the trajectory until Python looks for cycles
+        add = functools.partial(accumulate, self.params)
+        self.transpose = Transpose(self.co, self.field, add)
         self.sign = plan.times.direction
         self.keys = [self.sign * t for t in plan.times.values]
         self.ts = grad_ys.new_zeros(len(self.keys)) if self.wrt_t else None
         self.checked = checked
-
-    def _add(self, grads: list[Tensor]) -> None:
-        if grads:
-            torch._foreach_add_(self.params, grads)  # type: ignore[attr-defined]
 
     def run(self) -> Grads:
         carry = Carry(torch.zeros_like(self.grad_ys[0]))

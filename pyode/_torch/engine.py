@@ -159,6 +159,7 @@ def _finite(plan: Plan, ys: Tensor) -> SolveError | None:
         span=plan.times.span,
         solver=plan.solver,
         engine=plan.engine.name,
+        state=diagnose.kind_of_state(ys),
         stats=plan.stats.forward,
         cause=f"the solution outgrew {ys.dtype} (largest number {torch.finfo(ys.dtype).max:.2g}), "
         "or f is not finite between two steps",

@@ -6,14 +6,15 @@ or have arrived, for which the step is then the identity. Replay and transpose a
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._clock import Clock
 from .._engine import Plan
 from .._errors import MaxStepsError, NonFiniteError, SolveError, SolveTimeout, StepUnderflowError
+from . import diagnose, probe
 from .loop import EPS, Method
 from .rk import dense_stages, explicit_step, spread
 from .trajectory import Trajectory
@@ -47,7 +48,7 @@ class Batch:
     def run(self) -> SolveError | None:
         """Advance until every sample has arrived or failed; returns the failure, if any."""
         plan, limits, stats = self.plan, self.plan.limits, self.plan.stats.forward
-        started = time.monotonic()
+        clock = plan.clock or Clock(*plan.times.span, limits.timeout)
         self.k0 = self.field(self.t, self.y)
         self.h = self._first_step()
         self.failed |= ~torch.isfinite(self._samples(self.k0)).all(1)
@@ -56,14 +57,19 @@ class Batch:
             active = (self.t != self.ts[-1]) & ~self.failed
             if not bool(active.any()):
                 break
-            if limits.timeout is not None and time.monotonic() - started > limits.timeout:
+            if clock.deadline is not None and clock.late:
                 failure = SolveTimeout, f"{limits.timeout:g} s were not enough"
                 break
             self._iterate(active)
+            if clock.bar is not None:
+                slowest = float((self.sign * self.t).min())
+                clock.bar.move(self.sign * slowest, stats, len(self.trajectory))
         else:
             failure = MaxStepsError, f"{limits.max_steps} steps were not enough"
         stats.per_sample = {"accepted": self.accepted, "rejected": self.rejected}
         stats.accepted, stats.rejected = len(self.trajectory), int(self.rejected.sum())
+        if clock.bar is not None and failure is None and not bool(self.failed.any()):
+            clock.bar.move(plan.times.values[-1], stats)
         self._blank(plan)
         return self._failure(*failure) if failure else self._sample_failure()
 
@@ -195,18 +201,36 @@ class Batch:
         if bad is None:
             bad = torch.nonzero(self.t != self.ts[-1]).flatten().tolist()
         listing = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        first = bad[0]
         return kind(
-            f"{what} for {len(bad)} of {self.size} samples ({listing}); sample {bad[0]} reached "
-            f"t={float(self.t[bad[0]]):.10g}.",
-            t=float(self.t[bad[0]]),
-            dt=float(self.h[bad[0]]),
+            f"{what} for {len(bad)} of {self.size} samples ({listing}); sample {first} reached "
+            f"t={float(self.t[first]):.10g}.",
+            t=float(self.t[first]),
+            dt=float(self.h[first]),
             index=len(self.trajectory),
             span=self.plan.times.span,
             solver=self.method.solver,
             engine=self.plan.engine.name,
+            state=diagnose.kind_of_state(self.y),
             stats=self.plan.stats.forward,
-            hint="the other samples are solved: err.solution has NaN rows for these only.",
+            cause=self._cause(kind, first),
+            hint="solve this sample alone (batch='joint') for more; the others are solved: "
+            "err.solution has NaN rows for these only.",
         )
+
+    def _cause(self, kind: type[SolveError], sample: int) -> str:
+        """What the failure of one sample looks like."""
+        if kind is NonFiniteError:
+            bad = diagnose.bad_tensor(self.field.f)
+            return bad or "f itself: every tensor it depends on is finite"
+        y, k = self._samples(self.y)[sample], self._samples(self.k0)[sample]
+        if kind is StepUnderflowError:
+            rate = probe.growth(y, self.sign * k)
+            if rate * abs(float(self.t[sample] - self.ts[0])) > 1e6:
+                return f"the solution blows up (it grows by {rate:.3g} per unit of time)"
+            return "a discontinuity of f, or a tolerance below the rounding"
+        steps = f"{int(self.accepted[sample])} steps, {int(self.rejected[sample])} rejected"
+        return f"the sample's own step size, {float(self.h[sample]):.3g} now ({steps})"
 
 
 def dense_weights(method: Method, theta: Tensor) -> Tensor:

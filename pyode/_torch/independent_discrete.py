@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from .._engine import Grads, Plan
 from .._field import Evaluation
-from .adjoint_rhs import time_grads
+from . import diagnose
+from .adjoint_rhs import backward_failure, time_grads
 from .independent import dense_weights
-from .rk import Carry, Transpose, dense_stages, explicit_step, spread
+from .rk import Carry, Transpose, accumulate, dense_stages, explicit_step, spread
 from .tape import Tape
 from .trajectory import Trajectory
 
@@ -25,20 +28,26 @@ class _Pass:
         self.field, self.trajectory = plan.field, tape.trajectory
         self.method = tape.trajectory.method
         self.params = [torch.zeros_like(p) for p in self.field.params]
-        self.transpose = Transpose(self.method.co, self.field, self._add)
+        add = functools.partial(accumulate, self.params)
+        self.transpose = Transpose(self.method.co, self.field, add)
         self.sign = plan.times.direction
         device = grad_ys.device
         self.ts = torch.tensor(plan.times.values, dtype=torch.float64, device=device)
         self.size = plan.layout.shapes[0][0]
 
-    def _add(self, grads: list[Tensor]) -> None:
-        for total, g in zip(self.params, grads, strict=True):
-            total.add_(g)
-
     def run(self) -> Grads:
         carry = Carry(torch.zeros_like(self.grad_ys[0]))
-        for n in range(len(self.trajectory) - 1, -1, -1):
+        steps, times = len(self.trajectory), self.plan.times.values
+        for n in range(steps - 1, -1, -1):
             carry = self._step(n, carry)
+            clock = self.plan.clock
+            if clock is not None and clock.bar is not None:
+                back = times[0] + (times[-1] - times[0]) * n / steps
+                clock.bar.move(back, self.plan.stats.backward, steps - n)
+            if clock is not None and clock.late:
+                t = float(self.trajectory.at(n)[0])
+                err = diagnose.late(clock, t, "while steps were transposed")
+                raise backward_failure(self.plan, err, times[-1], times[0]) from err
         lam = carry.lam
         if carry.fsal is not None:
             lam = lam + self.transpose.pull(carry.at, carry.fsal, None, 0.0)  # type: ignore[arg-type]

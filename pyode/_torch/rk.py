@@ -140,6 +140,12 @@ class TimeGrads:
     h: Tensor
 
 
+def accumulate(totals: list[Tensor], grads: list[Tensor]) -> None:
+    """Totals += grads, in place."""
+    if grads:
+        torch._foreach_add_(totals, grads)  # type: ignore[attr-defined]
+
+
 class Transpose:
     """The exact transpose of explicit and ESDIRK steps, stage by stage.
 
