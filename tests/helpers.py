@@ -31,6 +31,11 @@ def name_of(x: object) -> str:
     return getattr(x, "name", None) or getattr(x, "__name__", None) or repr(x)
 
 
+def leaf(*values: float) -> Tensor:
+    """A float64 vector that requires grad."""
+    return torch.tensor(values, dtype=F64, requires_grad=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """y' = rate(t, y, p), y(t0) = y0; `exact(t, t0, y0, p)` is differentiable in everything."""
@@ -42,29 +47,25 @@ class Problem:
     p: tuple[float, ...]
     span: tuple[float, float]
 
-    def inputs(self, grad: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Fresh (y0, ts, p), ts both ends of the interval."""
-        return tuple(
-            torch.tensor(x, dtype=F64, requires_grad=grad) for x in (self.y0, self.span, self.p)
-        )  # type: ignore[return-value]
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Fresh leaves y0, ts and p that require grad; ts both ends of the interval."""
+        return leaf(*self.y0), leaf(*self.span), leaf(*self.p)
 
     def f(self, p: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda t, y: self.rate(t, y, p)
 
     def solution(self, t: float | Tensor) -> Tensor:
-        y0, ts, p = self.inputs()
-        return self.exact(torch.as_tensor(t, dtype=F64), ts[0], y0, p)
+        """The exact state at one time, or rows of states at several."""
+        y0, ts, p = (x.detach() for x in self.inputs())
+        times = torch.as_tensor(t, dtype=F64)
+        if times.ndim == 0:
+            return self.exact(times, ts[0], y0, p)
+        return torch.stack([self.exact(x, ts[0], y0, p) for x in times])
 
     def reversed(self) -> Problem:
         """From the far end of the interval back to its beginning."""
         end = tuple(self.solution(self.span[1]).tolist())
         return dataclasses.replace(self, y0=end, span=self.span[::-1], name=f"{self.name}-back")
-
-    def gradient(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Exact gradient of weights·y(t1) with respect to y0, ts and p."""
-        y0, ts, p = self.inputs(grad=True)
-        loss = weights @ self.exact(ts[1], ts[0], y0, p)
-        return torch.autograd.grad(loss, (y0, ts, p))
 
 
 def _linear(t: Tensor, t0: Tensor, y0: Tensor, p: Tensor) -> Tensor:
@@ -77,20 +78,44 @@ def _linear(t: Tensor, t0: Tensor, y0: Tensor, p: Tensor) -> Tensor:
     return torch.exp(mean * (t - t0)) * turned
 
 
-def _forced(t: Tensor, t0: Tensor, y0: Tensor, p: Tensor) -> Tensor:
-    return torch.stack(
-        [
-            y0[0] * torch.exp(p[0] * (torch.sin(t) - torch.sin(t0))),
-            torch.sin(t) + (y0[1] - torch.sin(t0)) * torch.exp(-p[1] * (t - t0)),
-        ]
+def _moving(t: Tensor) -> tuple[Tensor, Tensor]:
+    """A point that moves, and its velocity."""
+    return (
+        torch.stack([torch.sin(t), 0.5 * torch.cos(t)]),
+        torch.stack([torch.cos(t), -0.5 * torch.sin(t)]),
     )
 
 
 def _forced_rate(t: Tensor, y: Tensor, p: Tensor) -> Tensor:
-    return torch.stack([p[0] * y[0] * torch.cos(t), p[1] * (torch.sin(t) - y[1]) + torch.cos(t)])
+    """The linear equation about a moving point."""
+    point, velocity = _moving(t)
+    return p.view(2, 2) @ (y - point) + velocity
 
 
-def _nonlinear(t: Tensor, t0: Tensor, y0: Tensor, p: Tensor) -> Tensor:
+def _forced(t: Tensor, t0: Tensor, y0: Tensor, p: Tensor) -> Tensor:
+    return _moving(t)[0] + _linear(t, t0, y0 - _moving(t0)[0], p)
+
+
+def _growth_rate(t: Tensor, y: Tensor, p: Tensor) -> Tensor:
+    """The logistic equation, and u' = q sin u."""
+    return torch.stack([p[0] * y[0] * (1 - y[0] / p[1]), p[2] * torch.sin(y[1])])
+
+
+def _growth(t: Tensor, t0: Tensor, y0: Tensor, p: Tensor) -> Tensor:
+    rise = torch.exp(p[0] * (t - t0))
+    return torch.stack(
+        [
+            p[1] * y0[0] * rise / (p[1] + y0[0] * (rise - 1)),
+            2 * torch.atan(torch.exp(p[2] * (t - t0)) * torch.tan(y0[1] / 2)),
+        ]
+    )
+
+
+def _rotation_rate(t: Tensor, y: Tensor, p: Tensor) -> Tensor:
+    return (y @ y) * torch.stack([-p[0] * y[0] - p[1] * y[1], p[1] * y[0] - p[0] * y[1]])
+
+
+def _rotation(t: Tensor, t0: Tensor, y0: Tensor, p: Tensor) -> Tensor:
     """In polar coordinates r' = -p0 r³, φ' = p1 r²."""
     growth = 1 + 2 * p[0] * (y0 @ y0) * (t - t0)
     angle = p[1] / (2 * p[0]) * torch.log(growth)
@@ -98,23 +123,12 @@ def _nonlinear(t: Tensor, t0: Tensor, y0: Tensor, p: Tensor) -> Tensor:
     return torch.stack([c * y0[0] - s * y0[1], s * y0[0] + c * y0[1]]) / growth.sqrt()
 
 
-def _nonlinear_rate(t: Tensor, y: Tensor, p: Tensor) -> Tensor:
-    return (y @ y) * torch.stack([-p[0] * y[0] - p[1] * y[1], p[1] * y[0] - p[0] * y[1]])
-
-
-LINEAR = Problem(
-    "linear",
-    lambda t, y, p: p.view(2, 2) @ y,
-    _linear,
-    y0=(2.0, 0.5),
-    p=(-0.1, 1.0, -1.3, -0.1),
-    span=(0.0, 8.0),
-)
-FORCED = Problem("forced", _forced_rate, _forced, y0=(1.0, 0.5), p=(1.0, 0.2), span=(0.3, 8.3))
-NONLINEAR = Problem(
-    "nonlinear", _nonlinear_rate, _nonlinear, y0=(1.0, 0.3), p=(0.05, 1.0), span=(0.0, 8.0)
-)
-PROBLEMS = (LINEAR, FORCED, NONLINEAR)
+A = (-0.1, 1.0, -1.3, -0.1)
+LINEAR = Problem("linear", lambda t, y, p: p.view(2, 2) @ y, _linear, (2.0, 0.5), A, (0.0, 6.0))
+FORCED = Problem("forced", _forced_rate, _forced, (2.0, 0.5), A, (0.3, 6.3))
+GROWTH = Problem("growth", _growth_rate, _growth, (0.1, 1.0), (1.3, 2.0, 1.0), (0.0, 3.0))
+ROTATION = Problem("rotation", _rotation_rate, _rotation, (1.0, 0.5), (0.05, 0.5), (0.0, 4.0))
+PROBLEMS = (LINEAR, FORCED, GROWTH, ROTATION)
 
 
 def relative(x: Tensor, exact: Tensor) -> float:
