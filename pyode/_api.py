@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ._adjoints import Adjoint, Auto, Discrete
-from ._autograd import casting, refuse_transforms, run
+from ._autograd import autocast_dtype, casting, refuse_transforms, run
 from ._engine import Engine, Plan, Result
 from ._errors import (
     GradientUnavailable,
@@ -207,7 +207,7 @@ def _field(
         field = Field(f, layout)
         field.samples = samples
         state = flat.clone()
-        with casting(layout.device):
+        with casting(layout.device, autocast_dtype(layout.device)):
             field.first = (start, field(start, state).clone())
         refuse_in_place(f, state, flat)
         return field, frozenset()
@@ -215,7 +215,7 @@ def _field(
     field = Field(f, layout, found)
     field.samples = samples
     mark = watermark()
-    with casting(layout.device):
+    with casting(layout.device, autocast_dtype(layout.device)):
         ev = field.evaluation(start, flat)
     if params is None:
         field.params, field.watched = reached(f, ev.out, [ev.y, ev.t], found, mark)

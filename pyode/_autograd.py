@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ._params import name_of_tensor
 from ._state import check_finite
 from ._stats import Stats
 
+_AS_IT_IS = nullcontext()
 _TRANSFORMS: Any = torch._C._functorch  # type: ignore[attr-defined]
 
 
@@ -36,8 +38,8 @@ class Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, job: Job, y0: Tensor, ts: Tensor, *params: Tensor) -> Tensor:
         plan = job.plan
-        ctx.cast = casting(plan.layout.device)
-        with ctx.cast:
+        ctx.cast = autocast_dtype(plan.layout.device)
+        with casting(plan.layout.device, ctx.cast):
             job.result = result = plan.engine.forward(plan, y0)
         if result.failure is not None:
             raise result.failure
@@ -58,7 +60,7 @@ class Solve(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, *_twice(plan, ctx.tape, grad_ys, y0, ts, params)
         try:
-            with ctx.cast:
+            with casting(plan.layout.device, ctx.cast):
                 grads = plan.engine.backward(plan, ctx.tape, grad_ys.contiguous())
                 _check_gradient(plan, ctx.tape, grad_ys, grads)
         except SolveError:
@@ -126,18 +128,20 @@ def _check_gradient(plan: Plan, tape: Any, grad_ys: Tensor, grads: Grads) -> Non
             )
 
 
-def casting(device: torch.device) -> torch.autocast:
-    """The autocast state of now, to be entered again when f is evaluated later.
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast casts to now, or None: to be given to `casting` when f is evaluated later."""
+    kind = device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def casting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast as it was when `autocast_dtype` was asked.
 
     Without the cache of casts, which would tie one evaluation of f to the graph of another.
     """
-    kind = device.type
-    return torch.autocast(
-        kind,
-        dtype=torch.get_autocast_dtype(kind),
-        enabled=torch.is_autocast_enabled(kind),
-        cache_enabled=False,
-    )
+    if dtype is None and not torch.is_autocast_enabled(device.type):
+        return _AS_IT_IS
+    return torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=False)
 
 
 def refuse_transforms(what: str, *tensors: Any) -> None:
@@ -206,7 +210,7 @@ def run(plan: Plan, y0: Tensor, ts: Tensor) -> tuple[Tensor, Result]:
         if plan.needs:
             ys = Solve.apply(job, y0, ts, *plan.field.params)
         else:
-            with casting(plan.layout.device):
+            with casting(plan.layout.device, autocast_dtype(plan.layout.device)):
                 job.result = plan.engine.forward(plan, y0.detach())
             if job.result.failure is not None:
                 raise job.result.failure

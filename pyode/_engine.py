@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,6 +40,12 @@ class Plan:
     stats: SolveStats = dataclasses.field(default_factory=SolveStats)
     clock: Clock | None = None  # of the direction that runs, in the plan that direction was given
     note: str = ""  # why this adjoint, where it was not the user who chose
+
+    def with_clock(self, clock: Clock) -> Plan:
+        """The same plan, for the direction that this clock is of."""
+        plan = copy.copy(self)
+        object.__setattr__(plan, "clock", clock)
+        return plan
 
     @property
     def state_bytes(self) -> int:

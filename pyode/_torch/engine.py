@@ -72,7 +72,7 @@ class Torch(Engine):
         stats.nfe += 1 if plan.field.first is not None else 0
         try:
             with _clock(plan, "forward") as clock:
-                plan = dataclasses.replace(plan, clock=clock)
+                plan = plan.with_clock(clock)
                 result = _forward(plan, y0.clone())  # the caller may write into y0 later
                 if result.failure is None:
                     result.failure = _finite(plan, result.ys)
@@ -87,7 +87,7 @@ class Torch(Engine):
         tape.trajectory.stats = stats
         try:
             with torch.no_grad(), _clock(plan, "backward") as clock:
-                plan = dataclasses.replace(plan, clock=clock)
+                plan = plan.with_clock(clock)
                 tape.trajectory.clock = clock
                 if plan.times.values[0] == plan.times.values[-1]:
                     grads = _at_rest(plan, tape, grad_ys)
