@@ -68,6 +68,7 @@ class Solver(Options):
     Args:
         step_size: fixed step; the last step of the interval is cut short. A sequence gives the
             step times themselves (it must contain both ends of the interval).
+        interp: outputs between steps: "dense", the method's published interpolant.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -77,9 +78,16 @@ class Solver(Options):
     order: ClassVar[int]
     adaptive: ClassVar[bool] = False
     stiff: ClassVar[bool] = False
+    interps: ClassVar[tuple[str, ...]] = ("dense",)
     step_size: float | tuple[float, ...] | None = None
+    interp: str = "dense"
 
     def __post_init__(self) -> None:
+        if self.interp not in self.interps:
+            raise InputError(
+                f"`interp` of {type(self).__name__} got {self.interp!r}. "
+                f"Pass {' or '.join(map(repr, self.interps))}."
+            )
         steps = self.step_size
         if isinstance(steps, Sequence) and not isinstance(steps, str):
             steps = tuple(float(s) for s in steps)
@@ -106,12 +114,7 @@ class FixedSolver(Solver):
             or "cubic" (Hermite; one more evaluation a step).
     """
 
-    interp: str = "dense"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.interp not in ("dense", "linear", "cubic"):
-            raise InputError(f"`interp` got {self.interp!r}. Pass 'dense', 'linear' or 'cubic'.")
+    interps: ClassVar[tuple[str, ...]] = ("dense", "linear", "cubic")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,21 +229,36 @@ class Bosh3(AdaptiveSolver):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Dopri5(AdaptiveSolver):
+class Accurate(AdaptiveSolver):
+    """A method whose outputs between steps can be as accurate as its steps.
+
+    Args:
+        interp: "dense", the published interpolant, of one order less: between steps the error
+            is up to ten tolerances (Dopri8: sixty), most where that of the steps decays. "full":
+            of the steps' own order and accuracy, through f at points of the published one
+            (Hairer, Nørsett, Wanner 1993, II.6): two more evaluations (Dopri8: five) in a step
+            that holds an output.
+    """
+
+    interps: ClassVar[tuple[str, ...]] = ("dense", "full")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dopri5(Accurate):
     """Dormand-Prince 5(4) (1980, doi:10.1016/0771-050X(80)90013-3), six evaluations a step."""
 
     order: ClassVar[int] = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tsit5(AdaptiveSolver):
+class Tsit5(Accurate):
     """Tsitouras 5(4) (2011, doi:10.1016/j.camwa.2011.06.002), six evaluations a step."""
 
     order: ClassVar[int] = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Dopri8(AdaptiveSolver):
+class Dopri8(Accurate):
     """Dormand-Prince 8(5,3), DOP853 of Hairer, Nørsett, Wanner (1993, II.5).
 
     Twelve evaluations a step; three more in steps that hold an output, for its 7th-order dense

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 import pytest
-from helpers import ADAPTIVE, FIXED, SOLVERS, name_of
+from helpers import ADAPTIVE, SOLVERS, name_of
 
 import pyode
 from pyode._torch.tableaus import TABLEAUS, Tableau, tableau_of
@@ -101,7 +101,7 @@ def tableau(solver: type) -> Tableau:
 def interpolations() -> list:
     """Every solver with every interpolation it has."""
     own = [pytest.param(s(), id=name_of(s)) for s in SOLVERS]
-    other = [(s(interp=i), f"{name_of(s)}-{i}") for s in FIXED for i in ("linear", "cubic")]
+    other = [(s(interp=i), f"{name_of(s)}-{i}") for s in SOLVERS for i in s.interps[1:]]
     return own + [pytest.param(s, id=name) for s, name in other]
 
 
@@ -175,7 +175,7 @@ class TestDense:
         """θ=0 gives y0, θ=1 gives y1."""
         t = tableau_of(solver)
         ends = t.at(1.0)
-        assert np.abs(ends - t.weights[: len(ends)]).max() < 2e-13
+        assert np.abs(ends - t.weights[: len(ends)]).max() < rounding(t)
         assert np.abs(t.weights[len(ends) :]).sum() == 0
         assert np.all(t.at(0.0) == 0)
 
@@ -196,25 +196,30 @@ class TestDense:
         t = tableau_of(solver)
         for theta in (0.0, 0.3, 1.0):
             slope = (t.at(theta + 1e-6) - t.at(theta - 1e-6)) / 2e-6
-            assert np.abs(slope - t.rate(theta)).max() < 1e-7
+            assert np.abs(slope - t.rate(theta)).max() < 1e-7 + rounding(t) / 1e-6
+
+
+def rounding(t: Tableau) -> float:
+    """Of a value of the dense output's polynomials."""
+    return 8 * np.finfo(float).eps * max(1, np.abs(t.polynomial).max())
 
 
 def dense_order(solver: pyode.Solver) -> int:
     interp = getattr(solver, "interp", "dense")
-    if interp == "dense":
-        return DENSE[type(solver)]
+    if interp in ("dense", "full"):
+        return solver.order if interp == "full" else DENSE[type(solver)]
     return 1 if interp == "linear" else min(3, solver.order)
 
 
-@pytest.mark.parametrize(
-    "solver", [pyode.Bosh3, pyode.Dopri5, pyode.Tsit5, pyode.Dopri8, pyode.Kvaerno5]
-)
+@pytest.mark.parametrize("solver", [s for s in interpolations() if s.values[0].adaptive])
 def test_dense_output_is_smooth(solver):
     """The derivative of the dense output is f at both ends: C1 across steps."""
-    t = tableau(solver)
+    if solver.order < 3:
+        pytest.skip("a quadratic through y0, f0 and y1")
+    t = tableau_of(solver)
     first, last = np.eye(len(t.polynomial))[[0, t.stages - 1]]
-    assert np.abs(t.rate(0.0) - first).max() < 1e-11
-    assert np.abs(t.rate(1.0) - last).max() < 2e-11
+    assert np.abs(t.rate(0.0) - first).max() < rounding(t)
+    assert np.abs(t.rate(1.0) - last).max() < 10 * rounding(t)
 
 
 def test_a_wrong_coefficient_is_seen():

@@ -105,7 +105,7 @@ def reverse_solver(plan: Plan) -> Solver:
     if solver.adaptive:
         changes = {k: v for k in ("rtol", "atol") if (v := getattr(adjoint, k)) is not None}
         if adjoint.solver is None:
-            changes["first_step"] = None
+            changes |= {"first_step": None, "interp": "dense"}
     if adjoint.step_size is not None:
         changes["step_size"] = adjoint.step_size
     return dataclasses.replace(solver, **changes)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from numpy.polynomial import polynomial as poly
 
 from .. import _solvers as s
 from . import _dopri8
@@ -25,6 +26,8 @@ class Tableau:
         dense: `[stages, degree]`; y(t0 + θh) = y0 + h Σ_i Σ_j dense[i, j] θ^(j+1) k_i.
         order: of the solution. error_order: exponent of h in the error estimate.
         fsal: the last ordinary stage is f(t1, y1), the next step's first.
+        full: where the dense output of the steps' own order takes its further stages, chosen for
+            the smallest error of the next order.
     """
 
     a: Rows
@@ -36,6 +39,7 @@ class Tableau:
     fsal: bool = False
     extra: int = 0
     gamma: float = 0.0
+    full: tuple[float, ...] = ()
 
     @functools.cached_property
     def c(self) -> tuple[float, ...]:
@@ -73,6 +77,8 @@ class Tableau:
 
     def with_interp(self, interp: str) -> Tableau:
         """The same steps with another interpolation between them."""
+        if interp == "full":
+            return self._full()
         if interp == "linear":
             return dataclasses.replace(self, dense=tuple((w,) for w in self.b))
         if interp == "cubic":
@@ -80,6 +86,29 @@ class Tableau:
             hermite[0] = (1.0, 3 * self.b[0] - 2, 1 - 2 * self.b[0])
             return dataclasses.replace(self, a=(*self.a, self.b), dense=tuple(hermite), extra=1)
         return self
+
+    def _full(self) -> Tableau:
+        """Dense output of the steps' own order.
+
+        f at points u(θ) of the present dense output, of order q, is in error by O(h^(q+1)). The
+        polynomial through y0, y1, f0, f1 and enough of these is then in error by O(h^(q+2)).
+        """
+        rows = tuple((*self.at(x), *[0.0] * i) for i, x in enumerate(self.full))
+        nodes = np.array([0.0, 1.0, *self.full])
+        product = poly.polyint(poly.polyfromroots(nodes))
+        shape = product / product.sum()  # from 0 to 1, with slope 0 at every node
+        dense = np.zeros((len(self.a) + len(rows), len(nodes) + 1))
+        dense[: len(self.weights)] = np.outer(self.weights, shape[1:])
+        for i, stage in enumerate((0, self.stages - 1, *range(len(self.a), len(dense)))):
+            others = np.delete(nodes, i)
+            lagrange = poly.polyfromroots(others) / np.prod(nodes[i] - others)
+            slope = np.zeros(len(shape))
+            slope[: len(nodes) + 1] = poly.polyint(lagrange)
+            dense[stage] += (slope - slope.sum() * shape)[1:]
+        dense = tuple(map(tuple, dense.tolist()))
+        return dataclasses.replace(
+            self, a=(*self.a, *rows), dense=dense, extra=self.extra + len(rows)
+        )
 
 
 EULER = Tableau(a=((),), b=(1,), dense=((1,),), order=1)
@@ -151,6 +180,7 @@ DOPRI5 = Tableau(
     ),
     order=5,
     fsal=True,
+    full=(0.2, 0.5),
 )
 TSIT5 = Tableau(
     a=(
@@ -207,6 +237,7 @@ TSIT5 = Tableau(
     ),
     order=5,
     fsal=True,
+    full=(0.2, 0.5),
 )
 DOPRI8 = Tableau(
     a=_dopri8.A,
@@ -217,6 +248,7 @@ DOPRI8 = Tableau(
     order=8,
     fsal=True,
     extra=3,
+    full=(0.05, 0.15, 0.25, 0.5, 0.7),
 )
 # dense: order 4, C1, derived here from the order conditions (least norm of the free coefficients)
 KVAERNO5 = Tableau(
@@ -297,5 +329,9 @@ TABLEAUS: dict[type[s.Solver], Tableau] = {
 
 def tableau_of(solver: s.Solver) -> Tableau:
     """The tableau of a solver, with the interpolation it asks for."""
-    tableau = TABLEAUS[type(solver)]
-    return tableau.with_interp(solver.interp) if isinstance(solver, s.FixedSolver) else tableau
+    return _with_interp(TABLEAUS[type(solver)], solver.interp)
+
+
+@functools.cache
+def _with_interp(tableau: Tableau, interp: str) -> Tableau:
+    return tableau.with_interp(interp)
