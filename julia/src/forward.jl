@@ -53,10 +53,12 @@ end
 
 function dense_forward(field::Field{T}, prob, ts, alg, options) where {T}
     span = ts[end] - ts[1]
-    integ = init(
-        prob, alg; keywords(options, span)..., options.tstops,
-        dense = true, save_everystep = true, save_start = true,
-    )
+    integ = unhurried(field) do
+        init(
+            prob, alg; keywords(options, span)..., options.tstops,
+            dense = true, save_everystep = true, save_start = true,
+        )
+    end
     ended = run!(integ, field.sign)
     sol, n = integ.sol, length(prob.u0)
     states = fill(T(NaN), n, length(ts))
@@ -75,10 +77,12 @@ function thin_forward(field::Field{T}, prob, ts, alg, options, slots) where {T}
     span = ts[end] - ts[1]
     store = slots > 0 ? Slots{T}(slots, prob.u0, ts[1]) : nothing
     callback = store === nothing ? nothing : thinning(store)
-    integ = init(
-        prob, alg; keywords(options, span)..., options.tstops, callback,
-        saveat = ts, dense = false, save_everystep = false, save_start = true,
-    )
+    integ = unhurried(field) do
+        init(
+            prob, alg; keywords(options, span)..., options.tstops, callback,
+            saveat = ts, dense = false, save_everystep = false, save_start = true,
+        )
+    end
     ended = run!(integ, field.sign)
     states = fill(T(NaN), length(prob.u0), length(ts))
     for (t, u) in zip(integ.sol.t, integ.sol.u)

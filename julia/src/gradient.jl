@@ -28,9 +28,27 @@ function gradient(
         fwd::Forward{T}, adjoint, g, alg, options; resync = true, seminorm = false,
         quad_reltol = options.reltol, quad_abstol = options.abstol,
     ) where {T}
-    field, kind = fwd.field, Val(Symbol(adjoint))
+    field = fwd.field
     forget!(field)
     field.trouble.what, field.peak = "", 0
+    try
+        return pull_back(
+            fwd, Val(Symbol(adjoint)), g, alg, options, resync, seminorm, T(quad_reltol),
+            T(quad_abstol),
+        )
+    catch err  # the clock may also run out before the first step, or in the quadrature
+        err isa OutOfTime || rethrow()
+        ended = Report(;
+            code = "OutOfTime", t = err.t, dt = 0.0, top = 0.0, accepted = 0, rejected = 0,
+        )
+        return Gradient(zeros(T, field.n), zeros(T, field.np), Float64[], 0.0, ended)
+    end
+end
+
+function pull_back(
+        fwd::Forward{T}, kind, g, alg, options, resync, seminorm, quad_reltol, quad_abstol,
+    ) where {T}
+    field = fwd.field
     loss = Matrix{T}(g[:, 2:end])
     prob, jumps, sense = adjoint_problem(fwd, kind, alg, loss, options)
     drift = Drift(fwd, resync)
@@ -45,7 +63,7 @@ function gradient(
     )
     ended = run!(integ, field.sign)
     field.peak += fwd.report.bytes + (dense ? held(integ) : 0)
-    return finish(kind, fwd, sense, integ, sum, drift, ended, T(quad_reltol), T(quad_abstol))
+    return finish(kind, fwd, sense, integ, sum, drift, ended, quad_reltol, quad_abstol)
 end
 
 held(integ) = Base.summarysize(integ.sol.u) + Base.summarysize(integ.sol.k)

@@ -48,15 +48,18 @@ WENT = 1  # what a call that went well returns; ctypes returns 0 when it could n
 
 
 class Callable:
-    """The C functions of an object's methods, kept as long as it is."""
+    """An object whose methods are called as C functions."""
 
     error: BaseException | None = None
 
-    def pointers(self) -> dict[str, int]:
-        """Addresses, by name, of C functions that call the methods."""
-        made = {name: SIGNATURE(getattr(self, name)) for name in NAMES}
-        self._held = made
-        return {name: ctypes.cast(c, ctypes.c_void_p).value or 0 for name, c in made.items()}
+    def functions(self) -> dict[str, ctypes._CFuncPtr]:
+        """The C functions, to be held by whoever calls them (here they would be a cycle)."""
+        return {name: SIGNATURE(getattr(self, name)) for name in NAMES}
+
+
+def pointer(function: ctypes._CFuncPtr) -> int:
+    """Its address; `ctypes.cast` would leave a reference cycle."""
+    return ctypes.c_void_p.from_address(ctypes.addressof(function)).value or 0
 
 
 class Callbacks(Callable):

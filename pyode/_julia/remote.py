@@ -33,6 +33,10 @@ INPUTS: dict[str, str] = {
 }  # fmt: skip
 
 
+class CallFailedError(Exception):
+    """f raised on the other side, where the exception is kept."""
+
+
 def sizes(setup: Setup) -> dict[str, int]:
     """Numbers in a state, the parameters, and the two Jacobians."""
     n, p = setup.n, setup.p
@@ -53,11 +57,14 @@ class Server:
         )  # fmt: skip
         theirs.close()
         self.link = Connection(ours.detach())
+        self.closing: list[int] = []  # sessions to be dropped, when the other process listens
         atexit.register(self.stop)
 
     def ask(self, request: tuple[Any, ...], calls: Any, setup: Setup | None) -> Any:
         """Send a request and answer calls of f until its result is there."""
         try:
+            while self.closing:
+                self.link.send(("close", self.closing.pop()))
             self.link.send(request)
             while True:
                 kind, *rest = self.link.recv()
@@ -143,7 +150,7 @@ class Remote(Session):
 
 
 def _close(held: weakref.ref[Server], session: int) -> None:
-    """Let the other process drop a session, when it next listens."""
+    """Let the other process drop a session: not now, for this may run inside a conversation."""
     found = held()
-    if found is not None and found.process.poll() is None:
-        found.link.send(("close", session))
+    if found is not None:
+        found.closing.append(session)

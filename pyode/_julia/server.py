@@ -12,12 +12,8 @@ import numpy as np
 
 from .callbacks import NAMES, WENT, Callable
 from .errors import JuliaEngineError
-from .remote import INPUTS, OUTPUTS, sizes
+from .remote import INPUTS, OUTPUTS, CallFailedError, sizes
 from .session import Local, Setup
-
-
-class CallFailedError(Exception):
-    """f raised on the other side, where the exception is kept."""
 
 
 class Calls(Callable):

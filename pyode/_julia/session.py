@@ -17,7 +17,7 @@ import numpy as np
 
 from .._errors import BackwardError
 from . import runtime
-from .callbacks import NAMES, Callable
+from .callbacks import NAMES, Callable, pointer
 from .errors import JuliaEngineError
 from .failures import Report, Trouble
 
@@ -114,7 +114,8 @@ class Local(Session):
         self.jl = runtime.start()
         self.setup, self.calls = setup, calls
         self.dtype = np.dtype(setup.type)
-        at = calls.pointers()
+        self.functions = calls.functions()
+        at = {name: pointer(function) for name, function in self.functions.items()}
         at["fused"] = at["fused"] if setup.fused else 0
         self.field = self.jl.field_of(
             setup.type, setup.n, setup.p, setup.sign, *(at[name] for name in NAMES)
