@@ -28,6 +28,7 @@ from ._errors import MissingGradientError as MissingGradientError
 from ._errors import NonFiniteError as NonFiniteError
 from ._errors import Outcome as Outcome
 from ._errors import PyodeError as PyodeError
+from ._errors import RandomWarning as RandomWarning
 from ._errors import ReverseUnstableError as ReverseUnstableError
 from ._errors import RHSError as RHSError
 from ._errors import SolveError as SolveError

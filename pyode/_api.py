@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,26 +10,32 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ._adjoints import Adjoint, Auto, Discrete
+from ._arguments import (
+    batch_size,
+    bounds,
+    check_clock,
+    check_random,
+    check_tolerances,
+    instance,
+    stop_times,
+)
 from ._autograd import autocast_dtype, casting, refuse_transforms, run
 from ._engine import Engine, Plan, Result
 from ._errors import (
     GradientUnavailable,
-    InputError,
     InputTypeError,
     Outcome,
     SolveError,
-    ToleranceWarning,
     choose,
     unknown_option,
 )
 from ._field import Field, check_params
 from ._julia.engine import Julia
 from ._params import find_params, reached, watermark
-from ._returned import refuse_in_place
+from ._returned import random_state, refuse_in_place
 from ._solution import Solution
-from ._solvers import AdaptiveSolver, Solver, Tsit5
+from ._solvers import Solver, Tsit5
 from ._state import Layout, Times, check_times, inside, layout_of
-from ._stats import Limits
 from ._torch.engine import Torch
 
 ENGINES: dict[str, Callable[[], Engine]] = {"torch": Torch, "julia": Julia}
@@ -167,29 +171,30 @@ def _plan(
     refuse_transforms("solve", *tree_leaves(y0), ts)
     layout = layout_of(y0)
     times = check_times(ts, layout)
-    _check_clock(times, layout)
+    check_clock(times, layout)
     adjoint = Auto() if isinstance(adjoint, str) and adjoint == "auto" else adjoint
-    solver, adjoint = _instance("solver", solver, Solver), _instance("adjoint", adjoint, Adjoint)
-    _check_tolerances(solver, layout)
+    solver, adjoint = instance("solver", solver, Solver), instance("adjoint", adjoint, Adjoint)
+    check_tolerances(solver, layout)
     if batch not in ("joint", "independent"):
         raise choose("batch", batch, ("joint", "independent"))
-    limits = _limits(max_steps, timeout)
+    limits = bounds(max_steps, timeout)
     flat = layout.flatten(y0)
     if flat.is_inference() and not torch.is_inference_mode_enabled():
         flat = flat.clone()  # a tensor that autograd may see
-    samples = _samples(layout) if batch == "independent" else None
-    jumps = _stops("jumps", jumps)
+    samples = batch_size(layout) if batch == "independent" else None
+    jumps = stop_times("jumps", jumps)
     start = inside(*times.span, jumps, layout.real)[0]
     field, needs = _field(f, layout, flat, times, start, params, samples)
     made = Plan(
         field, layout, times, solver, adjoint, _engine(engine), limits, batch,
-        _stops("tstops", tstops), jumps, bool(progress), needs,
+        stop_times("tstops", tstops), jumps, bool(progress), needs,
     )  # fmt: skip
     if isinstance(adjoint, Auto):
         from .study._auto import resolve  # which itself solves
 
         made = resolve(made, flat)
     made.engine.check(made)
+    check_random(made)
     return made, flat, times
 
 
@@ -203,6 +208,7 @@ def _field(
     samples: int | None,
 ) -> tuple[Field, frozenset[str]]:
     """The field, its parameters found and proved, and which gradients are wanted."""
+    before = random_state(layout.device)
     if not torch.is_grad_enabled():
         field = Field(f, layout)
         field.samples = samples
@@ -210,6 +216,7 @@ def _field(
         with casting(layout.device, autocast_dtype(layout.device)):
             field.first = (start, field(start, state).clone())
         refuse_in_place(f, state, flat)
+        field.random = not torch.equal(before, random_state(layout.device))
         return field, frozenset()
     found = find_params(f) if params is None else check_params(params)
     field = Field(f, layout, found)
@@ -217,6 +224,7 @@ def _field(
     mark = watermark()
     with casting(layout.device, autocast_dtype(layout.device)):
         ev = field.evaluation(start, flat)
+    field.random = not torch.equal(before, random_state(layout.device))
     if params is None:
         field.params, field.watched = reached(f, ev.out, [ev.y, ev.t], found, mark)
     field.first = (start, ev.out.detach())
@@ -226,88 +234,12 @@ def _field(
     return field, frozenset(needs)
 
 
-def _samples(layout: Layout) -> int:
-    """The batch size of a state with per-sample steps."""
-    if not layout.single or not layout.shapes[0]:
-        raise InputError(
-            "`batch` got 'independent' for a state that is no single tensor `[B, ...]`. Pass one "
-            "tensor whose first dimension is the batch, or batch='joint'."
-        )
-    return layout.shapes[0][0]
-
-
-def _instance(name: str, value: Any, kind: type) -> Any:
-    if isinstance(value, type) and issubclass(value, kind):
-        value = value()
-    if isinstance(value, str):
-        known = {cls.__name__: cls for cls in subclasses(kind)}
-        error = choose(name, value, known)
-        raise InputTypeError(f"{error} They are classes: pyode.Tsit5(rtol=1e-6), pyode.Gauss().")
-    if not isinstance(value, kind):
-        raise InputTypeError(
-            f"`{name}` got {value!r}. Pass an object such as "
-            f"{'pyode.Tsit5(rtol=1e-6)' if name == 'solver' else 'pyode.Interpolating()'}."
-        )
-    return value
-
-
 def _engine(engine: Any) -> Engine:
     if isinstance(engine, Engine):
         return engine
     if engine not in ENGINES:
         raise choose("engine", engine, ENGINES)
     return ENGINES[engine]()
-
-
-def _limits(max_steps: Any, timeout: Any) -> Limits:
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-        raise InputError(f"`max_steps` got {max_steps!r}. Pass a positive int.")
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise InputError(f"`timeout` got {timeout!r}. Pass seconds, a positive number, or None.")
-    return Limits(max_steps, timeout)
-
-
-def _stops(name: str, times: Any) -> tuple[float, ...]:
-    try:
-        values = tuple(float(t.detach() if isinstance(t, Tensor) else t) for t in times)
-    except (TypeError, ValueError):
-        raise InputTypeError(f"`{name}` got {times!r}. Pass a sequence of times.") from None
-    for t in values:
-        if not math.isfinite(t):
-            raise InputError(f"`{name}` holds {t}. Pass finite times.")
-    return tuple(sorted(set(values)))
-
-
-def _check_clock(times: Times, layout: Layout) -> None:
-    """F sees t in the state's precision: it must be able to tell the times apart."""
-    a, b = times.span
-    spacing = torch.finfo(layout.real).eps * max(abs(a), abs(b))
-    if 0 < abs(b - a) < 100 * spacing:
-        warnings.warn(
-            f"f sees t in {layout.real}, whose numbers are {spacing:.2g} apart at t={b:g}: it can "
-            f"tell only {abs(b - a) / spacing:.0f} times apart in this interval. Shift the time to "
-            "start near 0, or use float64.",
-            ToleranceWarning,
-            stacklevel=4,
-        )
-
-
-def subclasses(kind: type) -> Iterator[type]:
-    """The classes of options below `kind` that can be made."""
-    for cls in kind.__subclasses__():
-        below = list(subclasses(cls))
-        yield from below or [cls]
-
-
-def _check_tolerances(solver: Solver, layout: Layout) -> None:
-    eps = torch.finfo(layout.real).eps
-    if isinstance(solver, AdaptiveSolver) and solver.step_size is None and solver.rtol < eps / 2:
-        warnings.warn(
-            f"`rtol` is {solver.rtol:g}, below the rounding of {layout.real} ({eps:.2g}): the "
-            f"tolerance cannot be met. Raise rtol to {10 * eps:.0e} or more, or use float64.",
-            ToleranceWarning,
-            stacklevel=4,
-        )
 
 
 def _solution(plan: Plan, times: Times, ys: Tensor, result: Result, y0: Any) -> Solution:

@@ -63,15 +63,16 @@ class Solve(torch.autograd.Function):
             with casting(plan.layout.device, ctx.cast):
                 grads = plan.engine.backward(plan, ctx.tape, grad_ys.contiguous())
                 _check_gradient(plan, ctx.tape, grad_ys, grads)
-        except SolveError:
-            raise
-        except Exception as err:
+        except Exception as caught:
+            err = of_f(caught)
+            if isinstance(err, SolveError) and not err.from_f:
+                raise
             where = "out of memory in" if out_of_memory(err) else "in"
             err.add_note(
                 f"{where} the backward solve ({plan!r}). The forward result is valid; this solve "
                 "accumulated no gradient."
             )
-            raise
+            raise err from err.__cause__
         warn_forced(plan.stats.backward, "backward")
         g_ts = None if grads.ts is None else grads.ts.to(ts.dtype).to(ts.device)
         return None, grads.y0, g_ts, *grads.params
@@ -167,6 +168,12 @@ def refuse_transforms(what: str, *tensors: Any) -> None:
         )
 
 
+def of_f(err: Exception) -> Exception:
+    """What f raised: a StopIteration comes out of a generator as another's cause (PEP 479)."""
+    cause = err.__cause__
+    return cause if isinstance(err, RuntimeError) and isinstance(cause, StopIteration) else err
+
+
 def out_of_memory(err: BaseException) -> bool:
     if isinstance(err, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
@@ -220,9 +227,10 @@ def run(plan: Plan, y0: Tensor, ts: Tensor) -> tuple[Tensor, Result]:
             raise
         err.__dict__["partial"] = job.result
         raise
-    except Exception as err:
+    except Exception as caught:
+        err = of_f(caught)
         if out_of_memory(err):
             err.add_note(f"out of memory in the forward solve: {plan!r}. Nothing was changed.")
-        raise
+        raise err from err.__cause__
     warn_forced(plan.stats.forward, "forward")
     return ys, job.result  # type: ignore[return-value]

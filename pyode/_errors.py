@@ -66,6 +66,7 @@ class SolveError(PyodeError, RuntimeError):
     """
 
     outcome = Outcome.reverse_failed
+    from_f = False  # raised by f, which solved something itself: no failure of the solve around it
 
     def __init__(self, what: str, **facts: Any) -> None:
         self.what = what
@@ -137,6 +138,10 @@ class ReverseUnstableError(BackwardError):
     """The state integrated backwards blew up: the reverse flow is unstable."""
 
     outcome = Outcome.reverse_unstable
+
+
+class RandomWarning(UserWarning):
+    """f draws random numbers: what is replayed differs from what was solved."""
 
 
 class DriftWarning(UserWarning):

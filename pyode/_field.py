@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._errors import InputTypeError, MissingGradientError
+from ._errors import InputTypeError, MissingGradientError, SolveError
 from ._params import name_of_tensor
 from ._returned import explained, flat_result
 from ._state import Layout
@@ -61,6 +61,7 @@ class Field:
         self.params = params
         self.samples: int | None = None  # with per-sample steps: t has shape [samples, 1, ...]
         self.watched: tuple[Tensor, ...] = ()
+        self.random = False  # whether f drew random numbers when it was first evaluated
         self.stats = Stats()
         self.first: tuple[float, Tensor] | None = None
         self._plain = layout.single and not layout.dtype.is_complex
@@ -133,6 +134,8 @@ class Field:
         try:
             return torch.autograd.grad(ev.out, inputs, a, allow_unused=True)
         except Exception as err:
+            if isinstance(err, SolveError):
+                err.from_f = True
             when = f" at t={float(ev.t.detach()):.10g}" if ev.t.ndim == 0 else ""
             err.add_note(f"raised in the vector-Jacobian product of f{when}")
             raise

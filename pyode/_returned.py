@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ._errors import InputTypeError, RHSError
+from ._errors import InputTypeError, RHSError, SolveError
 from ._params import named_tensors
 from ._state import Layout
 
@@ -59,6 +59,8 @@ def explained(err: Exception, f: Any, layout: Layout, t: Tensor, count: int) -> 
     On the first evaluation, torch's complaint about dtypes or devices becomes an `InputTypeError`
     that names the tensors.
     """
+    if isinstance(err, SolveError):
+        err.from_f = True
     when = f"t={float(t.detach()):.10g}" if t.ndim == 0 else "per-sample times"
     err.add_note(f"raised in f(t, y) at {when}, evaluation {count} of the solve")
     text = str(err)
@@ -95,6 +97,11 @@ def refuse_in_place(f: Any, y: Tensor, before: Tensor) -> None:
             f"{name_of(f)} changed y in place. Compute a new tensor: y = y + ..., not y += ...; "
             "out = torch.empty_like(y) for a buffer."
         )
+
+
+def random_state(device: torch.device) -> Tensor:
+    """The state of torch's generator on a device: it changes when f draws from it."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def name_of(f: Any) -> str:

@@ -13,6 +13,7 @@ from failing import (
     fails,
     ones,
     solve_fails,
+    weight,
 )
 from torch import nn
 
@@ -211,6 +212,18 @@ class TestExceptionsOfF:
         assert info.traceback[-1].name == "f"
         assert any("raised in f(t, y) at t=0.5" in note for note in mine.__notes__)
 
+    def test_end_of_an_iterator(self):
+        mine, data = StopIteration("no more"), iter([1.0] * 30)
+
+        def f(t, y):
+            try:
+                return -next(data) * y
+            except StopIteration:
+                raise mine from None
+
+        err = fails(StopIteration, lambda: pyode.solve(f, ones(1), TS), "raised in f(t, y) at t=")
+        assert err is mine
+
     def test_interrupt(self):
         def f(t, y):
             if t > 0.5:
@@ -278,3 +291,71 @@ class TestErrorObject:
     def test_is_one_family(self):
         for kind in (pyode.InputError, pyode.RHSError, pyode.SolveError, pyode.GradientUnavailable):
             assert issubclass(kind, pyode.PyodeError)
+
+
+class TestSolvesWithinF:
+    """F that solves something itself: its failure is f's, with its own facts and solution."""
+
+    @staticmethod
+    def f(t, y):
+        if t > 0.3:
+            pyode.solve(lambda s, x: x * x, ones(1), (0.0, 2.0))
+        return -y
+
+    @pytest.mark.parametrize("throw", [True, False])
+    def test_forward(self, throw):
+        err = fails(
+            pyode.StepUnderflowError,
+            lambda: pyode.solve(self.f, ones(1), (0.0, 1.0), throw=throw),
+            "the solution blows up",
+            "raised in f(t, y) at t=0.3",
+        )
+        assert err.span == (0.0, 2.0)
+        assert err.solution.reached == err.t
+
+    @pytest.mark.parametrize("adjoint", [pyode.Interpolating(), pyode.Discrete(memory="steps")])
+    def test_backward(self, adjoint):
+        w, fault = weight(), []
+
+        def f(t, y):
+            return self.f(t, -w * y) if fault else -w * y
+
+        sol = pyode.solve(f, ones(1), (0.0, 1.0), adjoint=adjoint)
+        fault.append(True)
+        phrases = ("the solution blows up", "in the backward solve (")
+        err = fails(pyode.StepUnderflowError, sol.ys.sum().backward, *phrases)
+        assert err.span == (0.0, 2.0)
+        assert w.grad is None
+
+
+class TestRandomNumbers:
+    """Numbers drawn inside f differ from evaluation to evaluation, and in what is replayed."""
+
+    @staticmethod
+    def solve(**options):
+        drop, lin = nn.Dropout(0.5), nn.Linear(3, 3, dtype=F64)
+        sol = pyode.solve(lambda t, y: lin(drop(y)), ones(4, 3), (0.0, 0.2), **options)
+        sol.ys.sum().backward()
+        return drop
+
+    @pytest.mark.parametrize(
+        ("options", "phrase"),
+        [
+            ({"solver": pyode.HeunEuler(rtol=10, atol=10)}, "the error estimate sees noise"),
+            (
+                {"solver": pyode.RK4(step_size=0.1), "adjoint": pyode.Discrete(memory="steps")},
+                "the gradient is of another f",
+            ),
+            (
+                {"solver": pyode.RK4(step_size=0.1), "adjoint": pyode.Interpolating()},
+                "the gradient is of another f",
+            ),
+        ],
+    )
+    def test_are_warned_of(self, options, phrase):
+        with pytest.warns(pyode.RandomWarning, match=rf"{phrase}.*model\.eval\(\)") as caught:
+            self.solve(**options)
+        assert caught[0].filename == __file__
+
+    def test_are_right_where_graphs_are_kept(self):
+        self.solve(solver=pyode.RK4(step_size=0.1))

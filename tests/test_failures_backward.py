@@ -195,6 +195,16 @@ class TestNonFinite:
         if name in ("backsolve", "interpolating", "gauss", "quadrature"):
             assert "tensor 'scale' holds NaN" in err.cause
 
+    @pytest.mark.parametrize("name", ["steps", "budget", "checkpointed"])
+    def test_implicit_step_that_cannot_be_replayed(self, name):
+        def fault(t, y, dy):
+            return dy * 0 - 1e30 * y.detach()  # its Jacobian is not its derivative
+
+        f, y0, sol = prepared(name, fault, solver=pyode.Kvaerno5())
+        phrases = ("did not converge when the step from t=", "f changed after the forward solve")
+        err = fails_backward(pyode.BackwardError, f, y0, sol, *phrases)
+        failed_solve(err, sol, pyode.StepUnderflowError)
+
     @pytest.mark.parametrize("name", [name for name in ADJOINTS if name != "forward"])
     def test_derivative_with_respect_to_the_state(self, name):
         y0 = ones(2).requires_grad_()

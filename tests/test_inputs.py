@@ -298,7 +298,7 @@ class TestOptions:
             (lambda: pyode.RK4(step_size="a"), "`step_size` got 'a'"),
             (lambda: pyode.RK4(step_size=[0.0, 1.0, 0.5]), "strictly"),
             (lambda: pyode.RK4(step_size=[0.0, NAN]), "finite times"),
-            (lambda: pyode.RK4(interp="quintic"), "`interp` got 'quintic'"),
+            (lambda: pyode.RK4(interp="quintic"), "got 'quintic'"),
             (lambda: pyode.PID(safety=2), "`safety` got 2"),
             (lambda: pyode.Interpolating(rtol=0), "`rtol` got 0"),
             (lambda: pyode.Interpolating(atol="x"), "`atol` got 'x'"),

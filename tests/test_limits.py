@@ -90,6 +90,7 @@ class TestStepLimit:
             max_steps=1000,
         )
 
+    @pytest.mark.filterwarnings("ignore::pyode.RandomWarning")
     def test_random_right_hand_side(self):
         torch.manual_seed(0)
         drop = nn.Dropout(0.5)
@@ -101,6 +102,16 @@ class TestStepLimit:
             "f is random",
             "model.eval()",
             max_steps=300,
+        )
+
+    def test_too_steep_for_the_clock(self):
+        solve_fails(
+            pyode.StepUnderflowError,
+            lambda t, y: -1e18 * (y - torch.cos(t)),
+            ones(1),
+            (1.0, 2.0),
+            "f is so steep (|∂f/∂y| ≈ 1e+18)",
+            "Kvaerno5",
         )
 
     def test_noise(self):

@@ -182,6 +182,8 @@ class Sweep:
                     if on_step is not None:
                         on_step(step)
         except SolveError as err:
+            if err.from_f:
+                raise
             raise backward_failure(self.plan, err, b, a) from err
         return self.integ.y
 

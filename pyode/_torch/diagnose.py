@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,83 +14,16 @@ from .._errors import (
     SolveTimeout,
     StepUnderflowError,
 )
-from .._params import named_tensors
 from . import probe
+from .trouble import Trouble as Trouble
+from .trouble import bad_tensor as bad_tensor
+from .trouble import describe, facts, size_of_state
+from .trouble import kind_of as kind_of
+from .trouble import kind_of_state as kind_of_state
 
 if TYPE_CHECKING:
     from .._clock import Clock
-    from .esdirk import SingularError
-    from .loop import RHS, Integrator
-
-
-@dataclasses.dataclass(slots=True)
-class Trouble:
-    """What the rejections since the last accepted step looked like."""
-
-    non_finite: str = ""  # of the last rejection
-    at: float = 0.0
-    newton: bool = False
-    row: int = 0
-    widest: float = 0.0
-    latest: str = ""  # of the last rejection that was not finite, and how many there were
-    bad: int = 0
-
-    def accept(self) -> None:
-        if self.row:
-            self.non_finite, self.row, self.newton, self.widest = "", 0, False, 0.0
-
-    def reject(self, size: float) -> None:
-        self.row += 1
-        self.non_finite, self.newton = "", False
-        self.widest = max(self.widest, size)
-
-    def remember(self, integ: Integrator, t1: float, k: Tensor, y1: Tensor) -> None:
-        """Note which evaluation of a rejected attempt was not finite."""
-        c = integ.method.tableau.c
-        for i in range(1, integ.method.tableau.stages):
-            if k.ndim == 2 and not bool(torch.isfinite(k[i]).all()):
-                t = integ.t + c[i] * (t1 - integ.t)
-                self._note(f"{integ.rhs.title} returned {describe(k[i], integ.rhs)}", t)
-                return
-        if not bool(torch.isfinite(y1).all()):
-            self._note(f"the state became {describe(y1, integ.rhs)}", t1)
-
-    def no_newton(self, integ: Integrator, err: SingularError) -> None:
-        """Newton failed: because of f, of its Jacobian, or of the step."""
-        jacobian_is_finite(integ)
-        self.newton = True
-        if err.value is not None and not bool(torch.isfinite(err.value).all()):
-            self._note(f"{integ.rhs.title} returned {describe(err.value, integ.rhs)}", err.t)
-
-    def _note(self, what: str, t: float) -> None:
-        self.non_finite = self.latest = f"{what} at t={t:.10g}"
-        self.at = t
-        self.bad += 1
-
-
-def kind_of(x: Tensor) -> str:
-    return "NaN" if bool(torch.isnan(x).any()) else "Inf"
-
-
-def describe(x: Tensor, rhs: RHS) -> str:
-    """`NaN (3 of 8 entries; first at [0, 1])`."""
-    bad = ~torch.isfinite(x)
-    first = rhs.locate(int(bad.nonzero()[0]))
-    return f"{kind_of(x)} ({int(bad.sum())} of {x.numel()} entries; first at {first})"
-
-
-def facts(integ: Integrator, dt: float | None = None) -> dict[str, Any]:
-    """What every error of an integrator carries."""
-    index, state = integ.stats.accepted, kind_of_state(integ.y)
-    return {"t": integ.t, "dt": dt, "index": index, "state": state, **integ.where}
-
-
-def kind_of_state(y: Tensor) -> str:
-    return f"{str(y.dtype).removeprefix('torch.')} on {y.device}"
-
-
-def _size(integ: Integrator) -> str:
-    return f"max |y| = {float(integ.y.abs().max()) if integ.y.numel() else 0.0:.3g}"
+    from .loop import Integrator
 
 
 def _percent(integ: Integrator) -> str:
@@ -109,24 +41,11 @@ def raise_if_hopeless(integ: Integrator, k0: Tensor) -> None:
     cause, hint = _non_finite_cause(integ, k0)
     raise NonFiniteError(
         f"{integ.rhs.title} returned {describe(k0, integ.rhs)} at t={integ.t:.10g}, "
-        f"where y is finite ({_size(integ)}).",
+        f"where y is finite ({size_of_state(integ)}).",
         cause=cause,
         hint=hint,
         **facts(integ),
     )
-
-
-def jacobian_is_finite(integ: Integrator) -> None:
-    """Refuse to go on with a Jacobian that is not: no step size will help."""
-    for block in integ.rhs.blocks(integ.t, integ.y):
-        if not bool(torch.isfinite(block.jac).all()):
-            raise NonFiniteError(
-                f"the Jacobian ∂f/∂y holds {kind_of(block.jac)} at t={integ.t:.10g}, where f and y "
-                f"are finite ({_size(integ)}).",
-                cause="f's derivative is not finite (sqrt, norm, log or division at 0?)",
-                hint="make f differentiable there, or use an explicit solver such as Tsit5().",
-                **facts(integ),
-            )
 
 
 def overflow(integ: Integrator) -> SolveError:
@@ -138,19 +57,6 @@ def overflow(integ: Integrator) -> SolveError:
         hint="end the interval earlier, bound f's output, or scale the state.",
         **facts(integ),
     )
-
-
-def bad_tensor(f: Any) -> str:
-    """The first tensor f depends on that is not finite, in words, or empty."""
-    for name, x in named_tensors(f):
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-            bad = ~torch.isfinite(x)
-            what = "parameter" if x.requires_grad else "tensor"
-            return (
-                f"{what} {name!r} holds {kind_of(x)} ({int(bad.sum())} of {x.numel()} entries; "
-                f"first at {bad.nonzero()[0].tolist()}): the model diverged before this solve"
-            )
-    return ""
 
 
 def _non_finite_cause(integ: Integrator, k0: Tensor) -> tuple[str, str]:
@@ -188,7 +94,8 @@ def non_finite(integ: Integrator, t1: float, k: Tensor, y1: Tensor) -> SolveErro
         cause = f"the step is too large for stability (h·|∂f/∂y| ≈ {stiff.ratio:.2g})"
         hint = "a smaller step_size, an adaptive solver such as Tsit5, or a stiff one (Kvaerno5)."
     return NonFiniteError(
-        f"{integ.trouble.non_finite}; y was finite up to t={integ.t:.10g} ({_size(integ)}).",
+        f"{integ.trouble.non_finite}; y was finite up to t={integ.t:.10g} "
+        f"({size_of_state(integ)}).",
         cause=cause,
         hint=hint,
         **facts(integ, h),
@@ -202,7 +109,7 @@ def underflow(integ: Integrator, size: float, k0: Tensor) -> SolveError:
     cause, hint = _underflow_cause(integ, size, k0)
     return StepUnderflowError(
         f"the step size fell to {size:.3g} at t={integ.t:.10g} ({_percent(integ)}, "
-        f"{_size(integ)}).",
+        f"{size_of_state(integ)}).",
         cause=cause,
         hint=hint,
         **facts(integ, size),
@@ -213,7 +120,8 @@ def _never_finite(integ: Integrator, size: float, k0: Tensor) -> SolveError:
     """Every attempt since the last accepted step met NaN or Inf."""
     cause, hint = _non_finite_cause(integ, k0)
     return NonFiniteError(
-        f"{integ.trouble.non_finite}; y was finite up to t={integ.t:.10g} ({_size(integ)}).",
+        f"{integ.trouble.non_finite}; y was finite up to t={integ.t:.10g} "
+        f"({size_of_state(integ)}).",
         cause=f"{cause}; steps down to {size:.2g} did not help",
         hint=hint,
         **facts(integ, size),
@@ -237,6 +145,13 @@ def _underflow_cause(integ: Integrator, size: float, k0: Tensor) -> tuple[str, s
     blown = _blow_up(integ, k0)
     if blown:
         return blown, "end the interval before that time, or bound f's output."
+    stiff = probe.stiffness(integ, size)
+    if stiff.limits_step:
+        return (
+            f"f is so steep (|∂f/∂y| ≈ {stiff.ratio / size:.2g}) that no step that the clock "
+            "resolves is short enough",
+            "a stiff solver, pyode.Kvaerno5(...), or time shifted to start near 0.",
+        )
     common = _common_cause(integ, max(trouble.widest, 2 * size))
     if common:
         return common
@@ -297,7 +212,7 @@ def _max_steps_cause(integ: Integrator, h: float, k0: Tensor) -> tuple[str, str]
     done, total = abs(integ.t - integ.start), abs(integ.end - integ.start)
     need = f"about {integ.limits.max_steps * total / done:.2g}" if done > 0 else "more"
     return (
-        f"accuracy limits the step ({integ.stats.rejected} rejections, {_size(integ)})",
+        f"accuracy limits the step ({integ.stats.rejected} rejections, {size_of_state(integ)})",
         f"max_steps ({need} at this rate), larger rtol and atol, or a higher order (Dopri8).",
     )
 
@@ -337,6 +252,16 @@ def late(clock: Clock, t: float, doing: str) -> SolveError:
         t=t,
         cause="the clock",
         hint="a larger timeout, a larger memory budget, or a faster f.",
+    )
+
+
+def not_replayed(t: float) -> SolveError:
+    """An implicit step that was accepted in the forward solve does not converge any more."""
+    return StepUnderflowError(
+        f"Newton's iteration did not converge when the step from t={t:.10g} was replayed.",
+        t=t,
+        cause="f changed after the forward solve: it is random, or a tensor it uses was written to",
+        hint="keep f as it is until backward() is done; model.eval() for dropout.",
     )
 
 

@@ -60,6 +60,8 @@ class _Pass:
                 if self.checked:
                     self._check(n, carry)
             except SolveError as err:
+                if err.from_f:
+                    raise
                 nodes = self.trajectory.nodes
                 raise backward_failure(self.plan, err, nodes[n + 1], nodes[n]) from err
         if carry.fsal is not None:
@@ -203,7 +205,10 @@ class _Pass:
     def _replay_implicit(self, y: Tensor, t0: float, t1: float) -> tuple[list[Evaluation], Tensor]:
         h = t1 - t0
         before = self.field.stats.nfe
-        k, _ = self.method.attempt(self.field, t0, t1, y, self.field(t0, y))
+        try:
+            k, _ = self.method.attempt(self.field, t0, t1, y, self.field(t0, y))
+        except SingularError:
+            raise diagnose.not_replayed(t0) from None
         self.plan.stats.backward.recomputed += self.field.stats.nfe - before
         evals = [self.field.evaluation(t0, y, self.wrt_t)]
         for i in range(1, self.tableau.stages):
@@ -231,9 +236,7 @@ class _Pass:
             try:
                 newton = Newton([Block(0, x.numel(), jac.t())], h, self.tableau.gamma)
             except SingularError:
-                raise RuntimeError(
-                    "bug in pyode: a stage matrix of an accepted step is singular"
-                ) from None
+                raise diagnose.not_replayed(float(ev.t.detach())) from None
             return newton.solve(x)
 
         return solve

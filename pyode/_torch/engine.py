@@ -236,6 +236,8 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
             if recorder is not None:
                 recorder.accept(step.t1 in plan.jumps)
     except SolveError as err:
+        if err.from_f:
+            raise
         failure = err
     if forward_mode:
         rows = wide[:, :n].contiguous()

@@ -65,6 +65,8 @@ def sweep_state(
             try:
                 on_interval(i)
             except SolveError as err:
+                if err.from_f:
+                    raise
                 times = plan.times.values
                 raise backward_failure(plan, err, times[i + 1], times[i]) from err
     return lam

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._clock import Clock
 from .._stats import Stats
 from . import diagnose
+from .esdirk import SingularError
 from .loop import Method, Step, inside
 from .store import Store
 
@@ -120,7 +121,10 @@ class Trajectory:
         t0, t1 = self.nodes[n], self.nodes[n + 1]
         ends = inside(t0, t1, self.jumps, y.dtype)
         k0 = self.field(ends[0], y)
-        k, y1 = self.method.attempt(self.field, *ends, y, k0)  # type: ignore[arg-type]
+        try:
+            k, y1 = self.method.attempt(self.field, *ends, y, k0)  # type: ignore[arg-type]
+        except SingularError:
+            raise diagnose.not_replayed(t0) from None
         return Step(n, t0, t1, y, y1, k)
 
     def find(self, t: float) -> int:

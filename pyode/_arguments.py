@@ -1,0 +1,116 @@
+"""The arguments of solve and plan, checked: what is wrong, what it got, what to pass."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._adjoints import Discrete
+from ._engine import Plan
+from ._errors import (
+    InputError,
+    InputTypeError,
+    RandomWarning,
+    ToleranceWarning,
+    choose,
+)
+from ._solvers import AdaptiveSolver, Solver
+from ._state import Layout, Times
+from ._stats import Limits
+
+
+def batch_size(layout: Layout) -> int:
+    """The batch size of a state with per-sample steps."""
+    if not layout.single or not layout.shapes[0]:
+        raise InputError(
+            "`batch` got 'independent' for a state that is no single tensor `[B, ...]`. Pass one "
+            "tensor whose first dimension is the batch, or batch='joint'."
+        )
+    return layout.shapes[0][0]
+
+
+def instance(name: str, value: Any, kind: type) -> Any:
+    if isinstance(value, type) and issubclass(value, kind):
+        value = value()
+    if isinstance(value, str):
+        known = {cls.__name__: cls for cls in subclasses(kind)}
+        error = choose(name, value, known)
+        raise InputTypeError(f"{error} They are classes: pyode.Tsit5(rtol=1e-6), pyode.Gauss().")
+    if not isinstance(value, kind):
+        raise InputTypeError(
+            f"`{name}` got {value!r}. Pass an object such as "
+            f"{'pyode.Tsit5(rtol=1e-6)' if name == 'solver' else 'pyode.Interpolating()'}."
+        )
+    return value
+
+
+def bounds(max_steps: Any, timeout: Any) -> Limits:
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise InputError(f"`max_steps` got {max_steps!r}. Pass a positive int.")
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise InputError(f"`timeout` got {timeout!r}. Pass seconds, a positive number, or None.")
+    return Limits(max_steps, timeout)
+
+
+def stop_times(name: str, times: Any) -> tuple[float, ...]:
+    try:
+        values = tuple(float(t.detach() if isinstance(t, Tensor) else t) for t in times)
+    except (TypeError, ValueError):
+        raise InputTypeError(f"`{name}` got {times!r}. Pass a sequence of times.") from None
+    for t in values:
+        if not math.isfinite(t):
+            raise InputError(f"`{name}` holds {t}. Pass finite times.")
+    return tuple(sorted(set(values)))
+
+
+def check_random(plan: Plan) -> None:
+    """Random numbers in f: harmless only in fixed steps whose graphs are kept."""
+    if not plan.field.random:
+        return
+    adaptive = plan.solver.adaptive and plan.solver.step_size is None
+    kept = isinstance(plan.adjoint, Discrete) and plan.adjoint.memory is None
+    if adaptive or (plan.needs and not kept):
+        wrong = "the error estimate sees noise" if adaptive else "the gradient is of another f"
+        warnings.warn(
+            "f draws random numbers (dropout or noise in training mode?): no two evaluations "
+            f"agree, and {wrong}. Call model.eval(), or draw them once, outside f.",
+            RandomWarning,
+            stacklevel=4,
+        )
+
+
+def check_clock(times: Times, layout: Layout) -> None:
+    """F sees t in the state's precision: it must be able to tell the times apart."""
+    a, b = times.span
+    spacing = torch.finfo(layout.real).eps * max(abs(a), abs(b))
+    if 0 < abs(b - a) < 100 * spacing:
+        warnings.warn(
+            f"f sees t in {layout.real}, whose numbers are {spacing:.2g} apart at t={b:g}: it can "
+            f"tell only {abs(b - a) / spacing:.0f} times apart in this interval. Shift the time to "
+            "start near 0, or use float64.",
+            ToleranceWarning,
+            stacklevel=4,
+        )
+
+
+def subclasses(kind: type) -> Iterator[type]:
+    """The classes of options below `kind` that can be made."""
+    for cls in kind.__subclasses__():
+        below = list(subclasses(cls))
+        yield from below or [cls]
+
+
+def check_tolerances(solver: Solver, layout: Layout) -> None:
+    eps = torch.finfo(layout.real).eps
+    if isinstance(solver, AdaptiveSolver) and solver.step_size is None and solver.rtol < eps / 2:
+        warnings.warn(
+            f"`rtol` is {solver.rtol:g}, below the rounding of {layout.real} ({eps:.2g}): the "
+            f"tolerance cannot be met. Raise rtol to {10 * eps:.0e} or more, or use float64.",
+            ToleranceWarning,
+            stacklevel=4,
+        )
