@@ -1,4 +1,4 @@
-"""The command line: `pyode compare`, `doctor`, `problems`, `train`, `resume`. Here is `main`.
+"""The command line, one file a command. Here is `main`.
 
 Commands translate arguments and print results; nothing is computed here.
 """

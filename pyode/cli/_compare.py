@@ -67,7 +67,7 @@ def compare(
         timeout: seconds for each solve and each backward pass. Default: 30.
         threads: torch's. One gives steadier times, and more do not help small problems.
         out: where figures and rows go.
-        json: print everything as JSON on stdout, and nothing else.
+        json: print a list with the rows and the advice of each problem, and nothing else.
     """
     import torch
 
@@ -96,7 +96,7 @@ def compare(
                 show(result)
                 message(f"saved {', '.join(str(path) for path in paths)}")
     if json:
-        show({"problems": [result.to_json() for result in found], "seconds": took()}, True)
+        show([result.to_json() for result in found], True)
     else:
         show(LEGEND)
         message(f"{len(found)} problems in {took():.0f} s")

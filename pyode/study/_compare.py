@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._adjoints import Adjoint, Backsolve, Discrete, Gauss, Interpolating, Quadrature
-from .._api import ENGINES, MAX_STEPS
+from .._api import ENGINES, MAX_STEPS, plan
 from .._engine import Engine
 from .._errors import GradientUnavailable, InputError, SolveError, choose
 from .._solvers import AdaptiveSolver, Solver
@@ -78,6 +79,7 @@ def compare(
 
     Raises:
         InputError: an argument is unusable.
+        JuliaUnavailable: the engine is asked for and not there.
 
     Cost: for each row `repeats` gradients; besides, the reference (unless the problem has one), a
     discrete gradient for each solver and tolerance, and for Backsolve a round trip for each.
@@ -86,6 +88,7 @@ def compare(
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise InputError(f"`repeats` got {repeats!r}. Pass an int of 1 or more.")
     cells = list(_cells(problem, adjoints, solvers, rtols, engines, memory))
+    _start(problem, cells)
     truth = truth_of(problem, None if timeout is None else 10 * timeout)
     exact: dict[Any, Gradient | None] = {}
     warm: set[Any] = set()
@@ -168,6 +171,17 @@ def _engine(engine: Any) -> Engine:
     return ENGINES[engine]()
 
 
+def _start(problem: Problem, cells: list[Cell]) -> None:
+    """Check every combination once: an engine that cannot start is told before any work.
+
+    What an engine or solver does not have is left to its row.
+    """
+    for cell in cells:
+        with contextlib.suppress(InputError, GradientUnavailable):
+            plan(problem.f, problem.y0.detach().clone().requires_grad_(), problem.ts,
+                 solver=cell.solver, adjoint=cell.adjoint, engine=cell.engine)  # fmt: skip
+
+
 def _discrete(
     problem: Problem, cell: Cell, max_steps: int, timeout: float | None
 ) -> Gradient | None:
@@ -199,8 +213,8 @@ def _drifts(
         started = time.perf_counter()
         try:
             flow = flow_of(problem.f, problem.y0, problem.ts, cell.solver, timeout=timeout)
-        except SolveError:
-            continue  # the row says how the forward solve failed
+        except (SolveError, InputError):  # the row says so; or a solver that is not torch's
+            continue
         trip = round_trip(flow, resync=False)
         predicted = None
         if cell is own:

@@ -21,6 +21,7 @@ from .._errors import GradientUnavailable
 from .._solution import Solution
 from .._solvers import AdaptiveSolver, Solver, Tsit5
 from .._state import Layout
+from ._tangent import first_use
 
 Loss = Callable[[Any], Tensor]
 MOST = 100 * MAX_STEPS  # the steps are given: no solve takes more than the first one took
@@ -102,7 +103,8 @@ class Frozen:
         with torch.no_grad():
             push = _pushforward(self.f, self.params, params)
             try:
-                push(self.ts[0].to(y0), start)
+                with first_use():
+                    push(self.ts[0].to(y0), start)
             except (NotImplementedError, RuntimeError) as err:
                 raise GradientUnavailable(str(err).splitlines()[0]) from err
             return solve(push, start, self.ts, solver=self.solver, max_steps=MOST).ys["v"]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._field import Field
+
+
+@contextlib.contextmanager
+def first_use() -> Iterator[None]:
+    """Forward mode loads decompositions that torch itself still compiles the deprecated way."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        yield
 
 
 class Tangent:
@@ -27,7 +39,8 @@ class Tangent:
         self.field = field
         self.mode = "forward mode"
         try:
-            self._dual(t, y, torch.ones_like(y))
+            with first_use():
+                self._dual(t, y, torch.ones_like(y))
         except (NotImplementedError, RuntimeError) as err:
             self.mode = f"central differences (f has no forward mode: {str(err).splitlines()[0]})"
 
