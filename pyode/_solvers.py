@@ -14,12 +14,19 @@ from ._errors import InputError, Options
 def short_repr(self: Any) -> str:
     """`Name(field=value)` with the tolerances and whatever differs from the defaults."""
     shown = [
-        f"{field.name}={getattr(self, field.name)!r}"
+        f"{field.name}={_brief(getattr(self, field.name))}"
         for field in dataclasses.fields(self)
         if field.name in ("rtol", "atol") or getattr(self, field.name) != field.default
         if getattr(self, field.name) is not None
     ]
     return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _brief(value: object) -> str:
+    """The repr; of many step times the ends and the number."""
+    if isinstance(value, tuple) and len(value) > 4:
+        return f"({value[0]!r}, ..., {value[-1]!r}: {len(value)})"
+    return repr(value)
 
 
 def positive(value: object) -> bool:
@@ -85,7 +92,7 @@ class Solver(Options):
     def __post_init__(self) -> None:
         if self.interp not in self.interps:
             raise InputError(
-                f"`interp` of {type(self).__name__} got {self.interp!r}. "
+                f"`interp` got {self.interp!r} for {type(self).__name__}. "
                 f"Pass {' or '.join(map(repr, self.interps))}."
             )
         steps = self.step_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import pytest
@@ -22,12 +23,12 @@ SMOOTH = {
     "Dopri8": pyode.Dopri8(interp="full"),
     "Kvaerno5": pyode.Kvaerno5(),
 }
-PUBLISHED = {
+PUBLISHED = {  # and how many tolerances their outputs may be off by
     "Dopri5": (pyode.Dopri5(), 20),
     "Tsit5": (pyode.Tsit5(), 10),
     "Dopri8": (pyode.Dopri8(), 60),
 }
-TIGHTEST = {"Bosh3": 8, "Kvaerno5": 11}
+TIGHTEST = {"Bosh3": 8, "Kvaerno5": 9}  # digits, for time
 
 
 @functools.cache
@@ -85,7 +86,8 @@ def test_published_interpolants_are_less_accurate_than_steps():
 
 
 def with_dense() -> list:
-    solvers = [s(step_size=0.3) if not s.adaptive else s(rtol=1e-6) for s in SOLVERS]
+    rtol = {2: 1e-3, 3: 1e-4}
+    solvers = [s(rtol=rtol.get(s.order, 1e-6)) if s.adaptive else s(step_size=0.3) for s in SOLVERS]
     full = [s for s in SMOOTH.values() if s.interp == "full"]
     other = [pyode.RK4(step_size=0.3, interp=i) for i in ("linear", "cubic")]
     return [*solvers, *full, *other]
@@ -104,7 +106,7 @@ def test_sol_of_t_is_the_solution(solver, back):
         assert torch.equal(sol(t), y)
     # an output at a step's end is the state there, and the dense output between two outputs is the
     # output that is asked for there (but for the order of additions)
-    inner = [0.5 * (a + b) for a, b in zip(nodes, nodes[1:], strict=False)]
+    inner = [0.5 * (a + b) for a, b in itertools.pairwise(nodes)]
     more = sorted({*nodes, *inner}, reverse=back) if solver.adaptive else ts.tolist()
     again = run(problem, solver, more)
     assert again.dense.trajectory.nodes == nodes
@@ -113,11 +115,12 @@ def test_sol_of_t_is_the_solution(solver, back):
             assert torch.equal(sol(t), y)
         else:
             assert (sol(t) - y).abs().max() <= 1e-15 * sol.ys.abs().max()
-    # continuous across steps
+    # continuous across steps, but for rounding (the eighth order's polynomials are large)
+    limit = 1e-12 if solver.order == 8 else 1e-13
     for t in nodes[1:-1]:
         for side in (-math.inf, math.inf):
             beside = sol(math.nextafter(t, side))
-            assert (beside - sol(t)).abs().max() < 1e-13
+            assert (beside - sol(t)).abs().max() < limit
 
 
 @pytest.mark.parametrize("solver", SMOOTH.values(), ids=repr)

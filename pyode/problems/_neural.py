@@ -26,12 +26,12 @@ class LipschitzMLP(nn.Module):
         share = lipschitz ** (1.0 / (len(sizes) - 1))
         self.layers = nn.ModuleList()
         for fan_in, fan_out in itertools.pairwise(sizes):
-            # skip_init: the usual initialisation would draw from the caller's random numbers
-            layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float64)
-            with torch.no_grad():
-                weight = torch.randn(fan_out, fan_in, generator=rng, dtype=torch.float64)
-                layer.weight.copy_(weight * (share / torch.linalg.matrix_norm(weight, 2)))
-                layer.bias.copy_(0.1 * torch.randn(fan_out, generator=rng, dtype=torch.float64))
+            weight = torch.randn(fan_out, fan_in, generator=rng, dtype=torch.float64)
+            bias = 0.1 * torch.randn(fan_out, generator=rng, dtype=torch.float64)
+            # on "meta" first: the usual initialisation would draw from the caller's random numbers
+            layer = nn.Linear(fan_in, fan_out, device="meta")
+            layer.weight = nn.Parameter(weight * (share / torch.linalg.matrix_norm(weight, 2)))
+            layer.bias = nn.Parameter(bias)
             self.layers.append(layer)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:

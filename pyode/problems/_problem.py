@@ -103,7 +103,7 @@ class Problem:
     def __repr__(self) -> str:
         parameters = self.f.parameters() if isinstance(self.f, nn.Module) else ()
         parts = [
-            f"{self.y0.shape[-1]} states",
+            f"{self.y0.numel()} states",
             f"{sum(p.numel() for p in parameters)} parameters",
             f"t in [{float(self.ts[0]):g}, {float(self.ts[-1]):g}]",
             *(["stiff"] if self.stiff else []),
