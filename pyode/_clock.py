@@ -50,6 +50,7 @@ class Bar:
         self.name, self.start = name, start
         self.span = abs(end - start)
         self.drawn = 0.0
+        self.latest: tuple[float, Stats, int | None] | None = None
         self.progress: Progress | None = None
         self.line: Any = None
 
@@ -72,14 +73,23 @@ class Bar:
         """To time t; `steps` where they are not the accepted ones of `stats`."""
         done = abs(t - self.start) / self.span if self.span else 1.0
         now = time.monotonic()
-        if self.progress is None or (now - self.drawn < REDRAW and done < 1.0):
+        self.latest = (t, stats, steps)
+        if now - self.drawn >= REDRAW or done >= 1.0:
+            self._draw(now, done)
+
+    def _draw(self, now: float, done: float) -> None:
+        if self.progress is None or self.latest is None:
             return
         self.drawn = now
+        t, stats, steps = self.latest
         taken = stats.accepted if steps is None else steps
         at = f"t={t:.4g}, {taken} steps, {stats.rejected} rejected, {stats.nfe} evaluations"
         self.progress.update(self.line, completed=done, at=at)
 
     def close(self) -> None:
         if self.progress is not None:
+            if self.latest is not None:  # where it ended, however little time that took
+                done = abs(self.latest[0] - self.start) / self.span if self.span else 1.0
+                self._draw(time.monotonic(), done)
             self.progress.stop()
             self.progress = None

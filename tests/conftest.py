@@ -64,7 +64,7 @@ def _julia_is_missing() -> str:
     try:
         pyode.julia.start()
     except pyode.JuliaUnavailable as err:
-        return str(err)
+        return str(err).splitlines()[0][:160]
     return ""
 
 
