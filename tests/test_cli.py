@@ -15,7 +15,7 @@ def test_compare_prints_rows_and_saves_them(tmp_path, capsys):
          "--repeats", "1", "--out", str(tmp_path), "--json"]
     )  # fmt: skip
     assert code == 0
-    (result,) = json.loads(capsys.readouterr().out)["problems"]
+    (result,) = json.loads(capsys.readouterr().out)
     assert result["problem"] == "decay"
     assert {row["adjoint"] for row in result["rows"]} >= {"Backsolve"}
     assert result["advice"]
