@@ -83,15 +83,25 @@ def work_precision(comparison: Comparison, ax: Axes | None, part: str, cost: str
             alpha=0.9,
         )
     lowest = _lowest(ax)
+    ax.set_xlabel(COSTS[cost])
+    ax.set_ylabel(f"relative error of {PART_NAMES[part]}")
+    if not math.isfinite(lowest):
+        return _nothing(ax, "no error to show: see the table")
     if comparison.doubt > 0.3 * lowest:
         ax.axhline(comparison.doubt, color=QUIET, linestyle=":", linewidth=1)
         ax.annotate(
             "reference is sure to here", (1, comparison.doubt), xycoords=("axes fraction", "data"),
             xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8, color="0.4",
         )  # fmt: skip
-    ax.set(xscale="log", yscale="log", xlabel=COSTS[cost])
-    ax.set_ylabel(f"relative error of {PART_NAMES[part]}")
+    ax.set(xscale="log", yscale="log")
     _plain_ticks(ax)
+    return ax
+
+
+def _nothing(ax: Axes, why: str) -> Axes:
+    """Axes with a word in place of data; a logarithmic scale would have nothing to scale."""
+    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center", color="0.4")
+    ax.set(xticks=[], yticks=[])
     return ax
 
 
@@ -151,7 +161,7 @@ def drift_plot(curves: Sequence[DriftCurve], ax: Axes | None) -> Axes:
                 curve.t, _positive(curve.predicted), color=shade, linestyle="--", linewidth=1.2,
                 label=f"predicted, {label}{beyond}",
             )  # fmt: skip
-    ax.axhline(100.0, color=QUIET, linestyle=":", linewidth=1)
+    ax.axhline(100.0, color=QUIET, linestyle=":", linewidth=1)  # also: something to scale
     ax.set(yscale="log", xlabel="t")
     ax.set_ylabel(r"$\|y_\mathrm{back}(t)-y(t)\|$ in tolerances")
     if curves and curves[0].t[0] >= 0 and np.median(curves[0].t) < 0.02 * curves[0].t.max():
