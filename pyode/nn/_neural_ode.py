@@ -22,6 +22,10 @@ class Regularizer(Protocol):
 
     weight: float
 
+    def prepare(self, y: Tensor) -> None:
+        """Draw what is random in it, before the solve that starts at y."""
+        ...
+
     def __call__(self, f: Callable[..., Tensor], t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(f(t, y), density `[B]`)."""
         ...
@@ -75,6 +79,8 @@ class NeuralODE(nn.Module):
         y0: Any = self.augmented(x)
         field: Callable[..., Any] = self.field
         if self.regularizers:
+            for regularizer in self.regularizers:
+                regularizer.prepare(y0)
             zeros = [x.new_zeros(x.shape[0]) for _ in self.regularizers]
             y0, field = (y0, *zeros), self._regularized
         times = self.span if ts is None else ts

@@ -15,6 +15,9 @@ class Kinetic:
 
     weight: float = 0.01
 
+    def prepare(self, y: Tensor) -> None:
+        """Nothing is random in it."""
+
     def __call__(self, f: Callable[..., Tensor], t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         dy = f(t, y)
         return dy, dy.square().flatten(1).mean(1)
@@ -33,13 +36,16 @@ class JacobianFrobenius:
     weight: float = 0.01
     noise: list[Tensor] = dataclasses.field(default_factory=list)
 
+    def prepare(self, y: Tensor) -> None:
+        """Draw ε unless one of y's shape is there."""
+        if not self.noise or self.noise[0].shape != y.shape:
+            self.draw(y.detach())
+
     def draw(self, y: Tensor) -> None:
         """A new ε, with entries ±1."""
         self.noise[:] = [torch.randint_like(y, 2) * 2 - 1]
 
     def __call__(self, f: Callable[..., Tensor], t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.noise or self.noise[0].shape != y.shape:
-            self.draw(y.detach())
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
             leaf = y if y.requires_grad else y.detach().requires_grad_()
