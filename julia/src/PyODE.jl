@@ -22,13 +22,16 @@ using SciMLBase: SciMLBase, CallbackSet, DiscreteCallback, ODEFunction, ODEProbl
     init, solve!, u_modified!
 using SciMLSensitivity: SciMLSensitivity, BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint,
     ODEAdjointProblem, QuadratureAdjoint, ZygoteVJP
+using SymbolicIndexingInterface: SymbolicIndexingInterface
 
-include("fields.jl")
 include("algorithms.jl")
+include("opaque.jl")
+include("fields.jl")
 include("failures.jl")
 include("norms.jl")
-include("forward.jl")
 include("checkpoints.jl")
+include("trajectory.jl")
+include("forward.jl")
 include("adjoint_problem.jl")
 include("gauss.jl")
 include("quadrature.jl")

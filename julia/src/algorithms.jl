@@ -49,12 +49,7 @@ Base.@kwdef struct Options{T}
     tstops::Vector{T} = T[]
 end
 
-"Keywords for `init`, with every bound given."
-function keywords(o::Options{T}, span::T) where {T}
-    common = (;
-        o.reltol, o.abstol, o.adaptive, o.maxiters, verbose = false,
-        dtmax = min(o.dtmax, abs(span)), force_dtmin = o.dtmin > 0,
-    )
-    o.dtmin > 0 && (common = (; common..., o.dtmin))
-    return o.dt > 0 ? (; common..., o.dt) : common
-end
+"The same with other times to stop at."
+with_stops(o::Options, tstops) = Options(;
+    o.reltol, o.abstol, o.adaptive, o.dt, o.dtmin, o.dtmax, o.maxiters, tstops,
+)

@@ -18,6 +18,9 @@ end
 
 ok(report::Report) = report.code == "Success"
 
+with_bytes(r::Report, bytes) =
+    Report(; r.code, r.t, r.dt, r.top, r.accepted, r.rejected, bytes)
+
 # SciML returns a retcode where others throw: it is looked at here, and nowhere else.
 function report(integ, sign, code = string(integ.sol.retcode))
     stats = integ.sol.stats

@@ -172,9 +172,7 @@ end
 
 "What SciML integrates: vjps for its adjoints, Jacobians for implicit methods."
 function odefunction(field::Field, implicit::Bool)
-    derivatives = (; vjp = Vjp(field), vjp_p = VjpP(field))
-    if implicit
-        derivatives = (; derivatives..., jac = Jac(field), tgrad = Tgrad(field))
-    end
-    return ODEFunction{true, SciMLBase.FullSpecialize}(Rhs(field); derivatives...)
+    vjp, vjp_p = Vjp(field), VjpP(field)
+    implicit || return odefunction(Rhs(field); vjp, vjp_p)
+    return odefunction(Rhs(field); vjp, vjp_p, jac = Jac(field), tgrad = Tgrad(field))
 end

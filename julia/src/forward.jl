@@ -6,19 +6,15 @@
 A forward solve and what its backward pass needs.
 
 - `states`: `n × m`, the outputs; NaN where the solve did not arrive
-- `sol`: what SciML's adjoints read y(t) from, or `nothing` when nothing is kept
-- `checkpoints`: times at which `sol` is exact; with a dense `sol`, its steps
+- `traj`: y(t), as far as it was kept
+- `dense`: whether every step was
 - `last`: the last finite state at the end of a step
 """
-struct Forward{T, F, P, S}
-    field::F
-    prob::P
-    alg::Any
-    options::Options{T}
+struct Forward{T, P}
+    field::Field{T}
     ts::Vector{T}
     states::Matrix{T}
-    sol::S
-    checkpoints::Vector{T}
+    traj::Trajectory{T, P}
     dense::Bool
     last::Vector{T}
     report::Report
@@ -42,9 +38,8 @@ function forward(
     field.trouble.what = ""
     span = (ts[1], ts[end])
     norm = GroupNorm(lead > 0 ? [1:lead, (lead + 1):field.n] : [1:field.n])
-    # these go with the problem, for the solves between checkpoints that SciML does again
-    limits = (; options.maxiters, verbose = false, internalnorm = norm)
-    prob = ODEProblem(odefunction(field, implicit(alg)), u0, span, zeros(T, field.np); limits...)
+    derivatives = odefunction(field, implicit(alg))
+    prob = problem(derivatives, u0, span, zeros(T, field.np), options, norm)
     if keep == "dense"
         return dense_forward(field, prob, ts, alg, options)
     end
@@ -52,61 +47,40 @@ function forward(
 end
 
 function dense_forward(field::Field{T}, prob, ts, alg, options) where {T}
-    span = ts[end] - ts[1]
-    integ = unhurried(field) do
-        init(
-            prob, alg; keywords(options, span)..., options.tstops,
-            dense = true, save_everystep = true, save_start = true,
-        )
-    end
+    integ = unhurried(() -> begin_solve(prob, alg, options; dense = true), field)
     ended = run!(integ, field.sign)
-    sol, n = integ.sol, length(prob.u0)
-    states = fill(T(NaN), n, length(ts))
+    states = fill(T(NaN), field.n, length(ts))
     for (i, t) in enumerate(ts)
-        t <= integ.t && copyto!(view(states, :, i), sol(t))
+        t <= integ.t && copyto!(view(states, :, i), integ.sol(t))
     end
-    steps = length(sol.t)
-    bytes = sizeof(T) * n * sum(length, sol.k; init = steps)
-    ended = Report(;
-        ended.code, ended.t, ended.dt, ended.top, ended.accepted, ended.rejected, bytes,
-    )
-    return Forward(field, prob, alg, options, ts, states, sol, copy(sol.t), true, last_state(integ), ended)
+    traj = Trajectory(field, prob, alg, options, integ.sol)
+    ended = with_bytes(ended, held(integ.sol))
+    return Forward(field, ts, states, traj, true, last_state(integ), ended)
 end
 
 function thin_forward(field::Field{T}, prob, ts, alg, options, slots) where {T}
-    span = ts[end] - ts[1]
     store = slots > 0 ? Slots{T}(slots, prob.u0, ts[1]) : nothing
-    callback = store === nothing ? nothing : thinning(store)
-    integ = unhurried(field) do
-        init(
-            prob, alg; keywords(options, span)..., options.tstops, callback,
-            saveat = ts, dense = false, save_everystep = false, save_start = true,
-        )
-    end
+    own = store === nothing ? idle() : opaque(store)
+    integ = unhurried(() -> begin_solve(prob, alg, options; own, outputs = ts), field)
     ended = run!(integ, field.sign)
-    states = fill(T(NaN), length(prob.u0), length(ts))
+    states = fill(T(NaN), field.n, length(ts))
     for (t, u) in zip(integ.sol.t, integ.sol.u)
         i = searchsortedfirst(ts, t)
         i <= length(ts) && ts[i] == t && copyto!(view(states, :, i), u)
     end
-    times, kept = store === nothing ? (ts, collect(eachcol(states))) : finish!(store, integ)
-    sol = skeleton(prob, alg, times, kept)
-    bytes = sizeof(T) * length(prob.u0) * length(kept)
-    ended = Report(;
-        ended.code, ended.t, ended.dt, ended.top, ended.accepted, ended.rejected, bytes,
-    )
-    return Forward(field, prob, alg, options, ts, states, sol, copy(times), false, last_state(integ), ended)
+    if store === nothing
+        times, kept, steps = ts, collect.(eachcol(states)), T[]
+    else
+        finish!(store, integ)
+        taken = options.adaptive && !implicit(alg)
+        times, kept, steps = store.times, store.states, taken ? store.steps : T[]
+    end
+    traj = Trajectory(field, prob, alg, options, times, kept, steps)
+    bytes = sizeof(T) * (field.n * length(kept) + length(steps))
+    return Forward(field, ts, states, traj, false, last_state(integ), with_bytes(ended, bytes))
 end
 
 last_state(integ) = copy(all(isfinite, integ.u) ? integ.u : integ.uprev)
-
-"A solution that knows its states at `times` and nothing in between."
-function skeleton(prob, alg, times, kept)
-    states = [Vector(u) for u in kept]
-    return SciMLBase.build_solution(
-        prob, alg, times, states; dense = false, retcode = ReturnCode.Success,
-    )
-end
 
 """
     interpolate(fwd, t)
@@ -114,14 +88,17 @@ end
 y(t) between the outputs: from the interpolant, or by solving again from the state before `t`.
 """
 function interpolate(fwd::Forward{T}, t::T) where {T}
-    fwd.dense && return fwd.sol(t)
-    i = max(1, searchsortedlast(fwd.checkpoints, t))
-    from = fwd.checkpoints[i]
-    from == t && return fwd.sol.u[i]
-    (; prob, alg, options) = fwd
-    part = ODEProblem(prob.f, fwd.sol.u[i], (from, t), prob.p)
-    integ = init(part, alg; keywords(options, t - from)..., dense = false, save_everystep = false)
+    (; prob, alg, options, times, states) = fwd.traj
+    if fwd.dense
+        y = similar(prob.u0)
+        fwd.traj(y, t)
+        return y
+    end
+    i = max(1, searchsortedlast(times, t))
+    times[i] == t && return states[i]
+    part = problem(prob.f, states[i], (times[i], t), prob.p, options, prob.kwargs[:internalnorm])
+    integ = begin_solve(part, alg, options)
     ended = run!(integ, fwd.field.sign)
-    ok(ended) || throw(ErrorException("solving again from $from to $t ended with $(ended.code)"))
+    ok(ended) || throw(ReplayFailed(ended.code))
     return copy(integ.u)
 end

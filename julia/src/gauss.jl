@@ -35,9 +35,9 @@ estimate (seen wrong by 73 % in silence); here two counts are taken, `nodes - 1`
 step whose estimate is above the tolerance is halved. `worst` is the largest estimate left, in
 units of the tolerance.
 """
-mutable struct GaussSum{T, S}
-    field::Field{T}
-    sense::S
+mutable struct GaussSum{T, P}
+    const field::Field{T}
+    const traj::Trajectory{T, P}
     nodes::Int
     reltol::T
     abstol::T
@@ -47,16 +47,17 @@ mutable struct GaussSum{T, S}
     dg::Vector{T}
     λ::Vector{T}
     end_λ::Vector{T}
+    y::Vector{T}
     worst::T
 end
 
-function GaussSum(field::Field{T}, sense, order, options) where {T}
+function GaussSum(field::Field{T}, traj, order, options) where {T}
     nodes = order <= 3 ? 3 : order <= 5 ? 4 : 5
     reltol = max(options.reltol, 16 * eps(T))
     p() = zeros(T, field.np)
     return GaussSum(
-        field, sense, nodes, reltol, options.abstol, p(), p(), p(), p(), zeros(T, field.n),
-        zeros(T, field.n), zero(T),
+        field, traj, nodes, reltol, options.abstol, p(), p(), p(), p(), zeros(T, field.n),
+        zeros(T, field.n), zeros(T, field.n), zero(T),
     )
 end
 
@@ -67,7 +68,6 @@ function (sum::GaussSum)(integ)
         check_interpolant(sum, integ)
         panel!(sum, integ, integ.t, integ.tprev, 0)
     end
-    check_replay(sum.field, sum.sense)
     return u_modified!(integ, false)
 end
 
@@ -93,8 +93,8 @@ function rule!(out, sum::GaussSum{T}, integ, a, b, nodes) where {T}
     for (x, w) in zip(points, weights)
         t = (a + b) / 2 + (b - a) / 2 * T(x)
         integ(sum.λ, t)
-        y = state_at(sum.sense, sum.λ, t)
-        VjpP(sum.field)(sum.dg, sum.λ, y, nothing, t)
+        sum.traj(sum.y, t)
+        VjpP(sum.field)(sum.dg, sum.λ, sum.y, nothing, t)
         out .+= (b - a) / 2 * T(w) .* sum.dg
     end
     return out

@@ -49,43 +49,21 @@ function pull_back(
         fwd::Forward{T}, kind, g, alg, options, resync, seminorm, quad_reltol, quad_abstol,
     ) where {T}
     field = fwd.field
-    loss = Matrix{T}(g[:, 2:end])
-    prob, jumps, sense = adjoint_problem(fwd, kind, alg, loss, options)
-    drift = Drift(fwd, resync)
-    extra, sum = own_callback(kind, fwd, sense, alg, options, drift)
     norm = adjoint_norm(kind, field.n, field.np, seminorm)
+    loss = Matrix{T}(g[:, 2:end])
+    prob, jumps = adjoint_problem(fwd, kind, alg, loss, options, norm)
+    drift = Drift(fwd, resync)
+    sum = kind isa Val{:gauss} ?
+        GaussSum(field, fwd.traj, SciMLBase.alg_order(alg), options) : nothing
+    own = kind isa Val{:gauss} ? opaque(sum) : kind isa Val{:backsolve} ? opaque(drift) : idle()
+    # no step straddles two intervals that are solved again one at a time
+    held_at = fwd.dense || kind isa Val{:backsolve} ? T[] : fwd.traj.times
+    options = with_stops(options, unique(vcat(held_at, options.tstops)))
     dense = kind isa Val{:quadrature}
-    stops = fwd.dense || kind isa Val{:backsolve} ? T[] : fwd.checkpoints
-    integ = init(
-        prob, alg; keywords(options, fwd.ts[end] - fwd.ts[1])...,
-        tstops = unique(vcat(stops, options.tstops)), callback = CallbackSet(extra, jumps),
-        dense, save_everystep = dense, save_start = dense, saveat = T[], internalnorm = norm,
-    )
+    integ = begin_solve(prob, alg, options; own, jumps, dense)
     ended = run!(integ, field.sign)
-    field.peak += fwd.report.bytes + (dense ? held(integ) : 0)
-    return finish(kind, fwd, sense, integ, sum, drift, ended, quad_reltol, quad_abstol)
-end
-
-held(integ) = Base.summarysize(integ.sol.u) + Base.summarysize(integ.sol.k)
-
-"The callback that is ours: Gauss's integral, Backsolve's drift, or the check of replays."
-function own_callback(kind, fwd, sense, alg, options, drift)
-    if kind isa Val{:gauss}
-        sum = GaussSum(fwd.field, sense, SciMLBase.alg_order(alg), options)
-        return DiscreteCallback(sum, sum; save_positions = (false, false)), sum
-    end
-    affect = kind isa Val{:backsolve} ? drift : Replays(fwd.field, sense)
-    return DiscreteCallback(affect, affect; save_positions = (false, false)), nothing
-end
-
-struct Replays{T, S}
-    field::Field{T}
-    sense::S
-end
-(::Replays)(u, t, integ) = true
-function (replays::Replays)(integ)
-    check_replay(replays.field, replays.sense)
-    return u_modified!(integ, false)
+    field.peak += fwd.report.bytes + (dense ? held(integ.sol) : 0)
+    return finish(kind, fwd, integ, sum, drift, ended, quad_reltol, quad_abstol)
 end
 
 "Measures how far Backsolve's y is from the stored outputs, and resets it."
@@ -102,7 +80,7 @@ Drift(fwd::Forward{T}, resync) where {T} =
 
 function (drift::Drift)(integ)
     (; fwd, n) = drift
-    (; abstol, reltol, adaptive) = fwd.options
+    (; abstol, reltol, adaptive) = fwd.traj.options
     y = view(integ.u, (length(integ.u) - n + 1):length(integ.u))
     i = searchsortedfirst(fwd.ts, integ.t)
     square = 0.0
@@ -116,14 +94,14 @@ function (drift::Drift)(integ)
     return u_modified!(integ, drift.resync)
 end
 
-function finish(kind, fwd::Forward{T}, sense, integ, sum, drift, ended, reltol, abstol) where {T}
+function finish(kind, fwd::Forward{T}, integ, sum, drift, ended, reltol, abstol) where {T}
     n, np = fwd.field.n, fwd.field.np
     λ, p, estimate = Vector(integ.u[1:n]), zeros(T, np), 0.0
     if ok(ended)
         if kind isa Val{:gauss}
             p, estimate = sum.total, Float64(sum.worst)
         elseif kind isa Val{:quadrature}
-            p, estimate = quadrature(fwd, sense, integ.sol, reltol, abstol)
+            p, estimate = quadrature(fwd, integ.sol, reltol, abstol)
         else
             p = Vector(integ.u[(n + 1):(n + np)])
         end

@@ -3,14 +3,14 @@
 const EVALUATIONS = 200_000
 
 "Gauss-Kronrod between loss times; the integral and the largest error estimate over its tolerance."
-function quadrature(fwd::Forward{T}, sense, λ_of_t, reltol, abstol) where {T}
+function quadrature(fwd::Forward{T}, λ_of_t, reltol, abstol) where {T}
     field = fwd.field
     total, part = zeros(T, field.np), zeros(T, field.np)
     field.np == 0 && return total, zero(T)
-    worst, λ = zero(T), zeros(T, field.n)
+    worst, λ, y = zero(T), zeros(T, field.n), zeros(T, field.n)
     integrand = function (out, t)
         λ_of_t(λ, t)
-        y = state_at(sense, λ, t)
+        fwd.traj(y, t)
         VjpP(field)(out, λ, y, nothing, t)
         return out
     end

@@ -21,11 +21,29 @@ end
         lv(), [1.0, 1.0], [0.0, 1.0], algorithm("Tsit5"), options(); keep = "slots", slots = 5,
     )
     whole = forward(lv(), [1.0, 1.0], [0.0, 1.0], algorithm("Tsit5"), options(); keep = "dense")
-    @test 3 <= length(fwd.checkpoints) <= 5
-    @test fwd.checkpoints[1] == 0.0
-    @test fwd.checkpoints[end] == 1.0
-    @test all(t -> t in whole.sol.t, fwd.checkpoints)
-    @test fwd.sol.u[2] == whole.sol(fwd.checkpoints[2])
+    (; times, states, steps) = fwd.traj
+    @test 3 <= length(times) <= 5
+    @test times[1] == 0.0
+    @test times[end] == 1.0
+    @test [0.0; steps] == whole.traj.times
+    @test all(i -> states[i] == whole.traj.states[times[i] .== whole.traj.times][1], 1:length(times))
+end
+
+@testset "an interval solved again is the same, to rounding" for name in ("Tsit5", "Vern9", "RK4")
+    set = name == "RK4" ? options(; adaptive = false, dt = 0.01) : options()
+    thin = forward(
+        lv(), [1.0, 1.0], [0.0, 1.0], algorithm(name), set; keep = "slots", slots = 5,
+    )
+    thick = forward(lv(), [1.0, 1.0], [0.0, 1.0], algorithm(name), set; keep = "dense")
+    a, b = zeros(2), zeros(2)
+    for t in (0.97, 0.5, 0.03, 0.77)
+        thin.traj(a, t)
+        thick.traj(b, t)
+        @test relative(a, b) < 1e-14
+    end
+    part = thin.traj.part
+    thin.traj(a, prevfloat(thin.traj.low))  # a rounding error off the interval
+    @test thin.traj.part === part
 end
 
 @testset "between outputs" begin

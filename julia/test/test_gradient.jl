@@ -53,7 +53,7 @@ end
     @test found.estimate <= 1
     field = lv()
     fwd = forward(field, [1.0, 1.0], [0.0, 1.0], algorithm("Tsit5"), options(); keep = "dense")
-    sum = PyODE.GaussSum(field, nothing, 5, options())
+    sum = PyODE.GaussSum(field, fwd.traj, 5, options())
     broken = Broken([1.0, 1.0], 0.5, 0.7)
     @test_throws PyODE.InterpolantBroken PyODE.check_interpolant(sum, broken)
 end

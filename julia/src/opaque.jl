@@ -1,0 +1,66 @@
+# One Julia type for every right-hand side and every callback: a solver is then compiled once, for
+# the forward solve and the backward one of each adjoint alike.
+
+"A function behind one type; a call costs one dynamic dispatch."
+struct Opaque <: Function
+    call::Any
+end
+(f::Opaque)(du, u, p, t) = (f.call(du, u, p, t); nothing)
+(f::Opaque)(dλ, λ, u, p, t) = (f.call(dλ, λ, u, p, t); nothing)
+
+# an `affect!(integ)`, an `initialize(callback, u, t, integ)`, a `condition(u, t, integ)`
+(f::Opaque)(integ) = (f.call(integ); nothing)
+struct Condition <: Function
+    call::Any
+end
+(f::Condition)(u, t, integ) = f.call(u, t, integ)::Bool
+
+"A callback behind one type."
+function opaque(callback::DiscreteCallback)
+    return DiscreteCallback(
+        Condition(callback.condition), Opaque(callback.affect!),
+        Opaque(callback.initialize), Opaque(callback.finalize), callback.save_positions,
+    )
+end
+
+"A callback of ours: what it does says when."
+opaque(work) = opaque(DiscreteCallback(work, work; save_positions = (false, false)))
+
+"A callback that does nothing."
+idle() = opaque(Idle())
+struct Idle end
+(::Idle)(u, t, integ) = false
+(::Idle)(integ) = nothing
+
+"`f!(du, u, p, t)` as SciML takes it; derivatives that are not there are never asked for."
+function odefunction(f!; vjp = nothing, vjp_p = nothing, jac = nothing, tgrad = nothing)
+    derivatives = (; vjp = Opaque(vjp), vjp_p = Opaque(vjp_p))
+    if jac !== nothing
+        derivatives = (; derivatives..., jac = Opaque(jac), tgrad = Opaque(tgrad))
+    end
+    return ODEFunction{true, SciMLBase.FullSpecialize}(Opaque(f!); derivatives...)
+end
+
+# the settings go with the problem too, for the solves between checkpoints that SciML does again
+problem(f, u0, span, p, o, norm) =
+    ODEProblem(f, u0, span, p; o.maxiters, verbose = false, internalnorm = norm)
+
+"""
+    begin_solve(prob, alg, options; own, jumps, dense, outputs)
+
+An integrator, every setting given: SciML's defaults depend on each other. `own` and `jumps` are
+callbacks; `dense` keeps every step, otherwise the states at `outputs` are kept.
+"""
+function begin_solve(
+        prob, alg, o::Options{T}; own = idle(), jumps = idle(), dense = false, outputs = T[],
+    ) where {T}
+    low, high = minmax(prob.tspan...)
+    settings = (;
+        o.reltol, o.abstol, o.adaptive, o.maxiters, verbose = false,
+        dtmax = min(o.dtmax, high - low), o.dtmin, force_dtmin = o.dtmin > 0,
+        dt = o.dt > 0 ? o.dt : nothing, o.tstops, callback = CallbackSet(own, jumps),
+        dense, save_everystep = dense, save_start = dense || !isempty(outputs), saveat = outputs,
+        internalnorm = prob.kwargs[:internalnorm],
+    )
+    return init(prob, alg; settings...)
+end
