@@ -41,7 +41,10 @@ class Config(pydantic.BaseModel):
         batch: samples of a step.
         limit: use at most so many training samples (None: all).
         optimizer, lr, momentum, weight_decay: as torch.optim.
-        solver, rtol, atol, step_size, adjoint, memory, engine, span, augment: the ODE block's.
+        schedule: of the learning rate: constant, or cosine (to zero at the last step).
+        clip: largest norm of the gradient; a larger one is scaled down to it (None: never).
+        solver, rtol, atol, step_size, first_step, adjoint, memory, engine, span, augment: the ODE
+            block's; `first_step` only guides an adaptive solver's first step.
         kinetic, jacobian: weights of the regularisers.
         patience: hold out a fifth of the training set and stop after so many epochs without a
             better loss on it (0: train on everything, never stop early).
@@ -61,10 +64,13 @@ class Config(pydantic.BaseModel):
     lr: float = pydantic.Field(1e-3, gt=0)
     momentum: float = pydantic.Field(0.0, ge=0, lt=1)
     weight_decay: float = pydantic.Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: float | None = pydantic.Field(None, gt=0)
     solver: str = "dopri5"
     rtol: float = pydantic.Field(1e-3, gt=0)
     atol: float = pydantic.Field(1e-3, gt=0)
     step_size: float | None = pydantic.Field(None, gt=0)
+    first_step: float | None = pydantic.Field(None, gt=0)
     adjoint: str = "discrete"
     memory: str | None = None
     engine: str = "torch"
@@ -90,7 +96,7 @@ class Config(pydantic.BaseModel):
         kind = SOLVERS[self.solver]
         options: dict[str, Any] = {"step_size": self.step_size}
         if issubclass(kind, AdaptiveSolver):
-            options |= {"rtol": self.rtol, "atol": self.atol}
+            options |= {"rtol": self.rtol, "atol": self.atol, "first_step": self.first_step}
         return kind(**options)
 
     def make_adjoint(self) -> Adjoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,12 @@ def _blocks(model: nn.Module) -> list[NeuralODE]:
     return [m for m in model.modules() if isinstance(m, NeuralODE)]
 
 
+def _held(block: NeuralODE) -> int:
+    """Largest number of bytes of trajectory the block's last solve and its gradient held."""
+    stats = block.stats
+    return 0 if stats is None else max(stats.forward.peak_bytes, stats.backward.peak_bytes)
+
+
 def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser a configuration names."""
     shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
@@ -120,22 +127,28 @@ class _Trainer:
 
     def _epoch(self) -> dict[str, Any]:
         """One pass; returns its row."""
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         self.model.train()
         x, y = self.split.train
         order = torch.randperm(len(y), generator=self.generator)
-        total, forward, backward = 0.0, [], []
+        total, forward, backward, held = 0.0, [], [], [0]
         for i in range(0, len(y), self.config.batch):
             index = order[i : i + self.config.batch]
+            self._set_rate((self.epoch + i / len(y)) / self.config.epochs)
             total += self._step(x[index], y[index]) * len(index)
-            forward += [block.nfe for block in _blocks(self.model)]
-            backward += [block.nfe_backward for block in _blocks(self.model)]
+            for block in _blocks(self.model):
+                forward.append(block.nfe)
+                backward.append(block.nfe_backward)
+                held.append(_held(block))
         row = {
             "epoch": self.epoch + 1,
             "train_loss": total / len(y),
             "nfe_forward": sum(forward) / max(len(forward), 1),
             "nfe_backward": sum(backward) / max(len(backward), 1),
             "seconds": time.perf_counter() - started,
+            "cpu_seconds": time.process_time() - cpu,
+            "solve_bytes": max(held),
+            "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         parts = ("valid", "test") if self.split.valid is not None else ("test",)
         for part in parts:
@@ -155,8 +168,16 @@ class _Trainer:
         if not math.isfinite(value):
             raise self._diverged(value)
         loss.backward()
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         return value
+
+    def _set_rate(self, part: float) -> None:
+        """The learning rate when `part` of the run is done."""
+        if self.config.schedule == "cosine":
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * part))
 
     def _diverged(self, value: float) -> NonFiniteError:
         bad = [n for n, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
