@@ -28,6 +28,7 @@ app.command(_check.check_gradient)
 app.command(_doctor.doctor)
 app.command(_train.train)
 app.command(_train.resume)
+app.command(_train.experiments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from ._images import Images as Images
 from ._images import data_folder as data_folder
 from ._images import read_images as read_images
 from ._images import read_jpegs as read_jpegs
+from ._log_density import log_density as log_density
 from ._mitbih import CLASSES as CLASSES
 from ._mitbih import Beats as Beats
 from ._mitbih import read_csv as read_csv

@@ -4,6 +4,8 @@ Here is the list of names; no data and no training loop may live here.
 """
 
 from ._cnf import CNF as CNF
+from ._ecg import ecg_linear_odenet as ecg_linear_odenet
+from ._ecg import ecg_linear_resnet as ecg_linear_resnet
 from ._ecg import ecg_odenet as ecg_odenet
 from ._ecg import ecg_resnet as ecg_resnet
 from ._fields import MLP as MLP

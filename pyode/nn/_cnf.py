@@ -13,6 +13,8 @@ from .._adjoints import Adjoint, Discrete
 from .._api import solve
 from .._errors import choose
 from .._solvers import Dopri5, Solver
+from .._stats import SolveStats
+from ._neural_ode import backward_evaluations, forward_evaluations
 
 
 class CNF(nn.Module):
@@ -27,6 +29,7 @@ class CNF(nn.Module):
         span: (t0, t1): data at t0, the normal at t1.
         trace: "exact" or "hutchinson".
         solver, adjoint: as `pyode.solve`.
+        options: further arguments of `pyode.solve`, such as `engine`.
     """
 
     def __init__(
@@ -45,6 +48,11 @@ class CNF(nn.Module):
             raise choose("trace", trace, ("exact", "hutchinson"))
         self.field, self.dim, self.span, self.trace = field, dim, span, trace
         self.solver, self.adjoint, self.options = solver, adjoint, options
+        self.stats: SolveStats | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`log_prob`."""
+        return self.log_prob(x)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density `[B]` in nats of data `[B, d]`."""
@@ -70,7 +78,18 @@ class CNF(nn.Module):
 
     def _solve(self, f: Callable[..., Any], y0: Any, span: tuple[float, float]) -> Any:
         sol = solve(f, y0, span, solver=self.solver, adjoint=self.adjoint, **self.options)
+        self.stats = sol.stats
         return tuple(y[-1] for y in sol.ys) if isinstance(y0, tuple) else sol.ys[-1]
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the last solve."""
+        return forward_evaluations(self.stats)
+
+    @property
+    def nfe_backward(self) -> int:
+        """Evaluations of the last backward solve, those in vjps included."""
+        return backward_evaluations(self.stats)
 
     def _dynamics(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
         noise = torch.randint_like(x, 2) * 2 - 1 if self.trace == "hutchinson" else None

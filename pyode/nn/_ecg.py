@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._adjoints import Backsolve
 from .._solvers import Dopri5
-from ._fields import ConvField1d
+from ._fields import MLP, ConvField1d
 from ._neural_ode import NeuralODE
 
 
@@ -64,3 +66,44 @@ def ecg_odenet(classes: int = 5, **block: Any) -> nn.Sequential:
     """
     options = {"solver": Dopri5(rtol=1e-3, atol=1e-3), "adjoint": Backsolve(), **block}
     return nn.Sequential(*_stem(), NeuralODE(ConvField1d(64), **options), *_head(classes))
+
+
+LINEAR = (187, 128, 64, 64)  # widths of the linear variant's three layers
+
+
+def _linear_stem() -> list[nn.Module]:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for a, b in itertools.pairwise(LINEAR):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return layers
+
+
+class _LinearBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.relu(self.linear(x))
+
+
+def ecg_linear_resnet(classes: int = 5, blocks: int = 6) -> nn.Sequential:
+    """Three linear layers with ReLU, six residual blocks of one linear layer, a linear head.
+
+    Widths are not reported; 128, 64, 64 are taken.
+    """
+    width = LINEAR[-1]
+    body = [_LinearBlock(width) for _ in range(blocks)]
+    return nn.Sequential(*_linear_stem(), *body, nn.Linear(width, classes))
+
+
+def ecg_linear_odenet(classes: int = 5, **block: Any) -> nn.Sequential:
+    """Its twin: in place of the blocks one ODE whose field is a linear layer of [t, x].
+
+    Args:
+        classes: outputs.
+        block: arguments of `NeuralODE`.
+    """
+    width = LINEAR[-1]
+    field = MLP([width, width], time=True)
+    return nn.Sequential(*_linear_stem(), NeuralODE(field, **block), nn.Linear(width, classes))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._adjoints import Backsolve
+from .._errors import choose
 from .._solvers import RK4
 from ._fields import ConvField2d
 from ._neural_ode import NeuralODE
@@ -57,13 +58,31 @@ class _Residual(nn.Module):
         return x + self.body(x)
 
 
-def _simple_body(channels: int) -> nn.Sequential:
+ACTIVATIONS = {
+    "none": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus,
+}  # fmt: skip
+NORMS = {"group": _norm, "batch": nn.BatchNorm2d}
+
+
+def _simple_body(channels: int, activation: str = "relu", norm: str = "group") -> nn.Sequential:
+    if activation not in ACTIVATIONS:
+        raise choose("activation", activation, ACTIVATIONS)
+    if norm not in NORMS:
+        raise choose("norm", norm, NORMS)
     conv = nn.Conv2d(channels, channels, 3, padding=1)
-    return nn.Sequential(conv, _norm(channels), nn.ReLU())
+    return nn.Sequential(conv, NORMS[norm](channels), ACTIVATIONS[activation]())
 
 
 def simple_odenet(
-    channels: int = 1, augment: int = 2, classes: int = 10, **block: Any
+    channels: int = 1,
+    augment: int = 2,
+    classes: int = 10,
+    *,
+    activation: str = "relu",
+    before: str = "none",
+    norm: str = "group",
+    stride: int = 2,
+    **block: Any,
 ) -> nn.Module:
     """1×1 convolution with stride 2, one ODE block of conv, norm, ReLU, one linear layer.
 
@@ -71,13 +90,22 @@ def simple_odenet(
         channels: 1 (FashionMNIST, 28×28; 168,900 parameters) or 3 (CIFAR-10; 1,261,364).
         augment: zero channels in the block.
         classes: outputs.
+        activation, norm: in the block ("none", "relu", "tanh", "softplus"; "group", "batch").
+        before: activation in front of the block.
+        stride: of the first convolution, 1 or 2.
         block: arguments of `NeuralODE`.
+
+    Raises:
+        InputError: an activation or a norm that is not one of these.
     """
     width, side = SIMPLE[channels]
-    inner = width + augment
+    inner, side = width + augment, side * 2 // stride
+    if before not in ACTIVATIONS:
+        raise choose("before", before, ACTIVATIONS)
     return nn.Sequential(
-        nn.Conv2d(channels, width, 1, stride=2),
-        NeuralODE(_Field(_simple_body(inner)), augment=augment, **block),
+        nn.Conv2d(channels, width, 1, stride=stride),
+        ACTIVATIONS[before](),
+        NeuralODE(_Field(_simple_body(inner, activation, norm)), augment=augment, **block),
         nn.Flatten(),
         nn.Linear(inner * side * side, classes),
     )

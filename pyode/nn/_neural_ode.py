@@ -129,14 +129,22 @@ class NeuralODE(nn.Module):
     @property
     def nfe(self) -> int:
         """Evaluations of the last forward solve."""
-        return self.stats.forward.nfe if self.stats is not None else 0
+        return forward_evaluations(self.stats)
 
     @property
     def nfe_backward(self) -> int:
-        """Evaluations and vjps' evaluations of the last backward solve."""
-        if self.stats is None:
-            return 0
-        return max(self.stats.backward.nfe, self.stats.backward.nvjp)
+        """Evaluations of the last backward solve, those in vjps included."""
+        return backward_evaluations(self.stats)
 
     def extra_repr(self) -> str:
         return f"span={self.span}, solver={self.solver!r}, adjoint={self.adjoint!r}"
+
+
+def forward_evaluations(stats: SolveStats | None) -> int:
+    """Evaluations of a forward solve; 0 before there is one."""
+    return stats.forward.nfe if stats is not None else 0
+
+
+def backward_evaluations(stats: SolveStats | None) -> int:
+    """Evaluations or vjps of a backward solve, whichever are more; 0 before there is one."""
+    return max(stats.backward.nfe, stats.backward.nvjp) if stats is not None else 0

@@ -30,14 +30,16 @@ SOLVERS = {
         "Kvaerno5",
     )
 }  # fmt: skip
+Activation = Literal["none", "relu", "tanh", "softplus"]
 
 
 class Config(pydantic.BaseModel):
     """Every setting of a run; each can be set by name, in TOML, or on the command line.
 
     Attributes:
-        experiment, model: which experiment, and which of its models.
-        epochs: passes over the data (iterations for the toy problems).
+        experiment, model, data: which experiment, which of its models, which of its data sets.
+        epochs: passes over the data.
+        steps: instead of a pass, an epoch is so many batches, drawn with replacement.
         batch: samples of a step.
         limit: use at most so many training samples (None: all).
         optimizer, lr, momentum, weight_decay: as torch.optim.
@@ -48,16 +50,22 @@ class Config(pydantic.BaseModel):
         kinetic, jacobian: weights of the regularisers.
         patience: hold out a fifth of the training set and stop after so many epochs without a
             better loss on it (0: train on everything, never stop early).
+        class_weights: weight the loss by inverse class frequency.
+        activation, before, norm, stride: of the design studies' ODENet; `before` is the activation
+            in front of the ODE block.
         data_dir, split: where real data are, and how heartbeats are divided.
-        seed, threads: of the whole run.
-        keep_every: write a checkpoint after so many epochs.
+        seed, threads, dtype: of the whole run.
+        keep_every, keep_steps: write a checkpoint after so many epochs, and within an epoch after
+            so many steps.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     experiment: str
     model: str = "odenet"
+    data: str | None = None
     epochs: int = pydantic.Field(1, ge=1)
+    steps: int | None = pydantic.Field(None, ge=1)
     batch: int = pydantic.Field(128, ge=1)
     limit: int | None = pydantic.Field(None, ge=1)
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
@@ -79,11 +87,18 @@ class Config(pydantic.BaseModel):
     kinetic: float = pydantic.Field(0.0, ge=0)
     jacobian: float = pydantic.Field(0.0, ge=0)
     patience: int = pydantic.Field(0, ge=0)
+    class_weights: bool = False
+    activation: Activation = "relu"
+    before: Activation = "none"
+    norm: Literal["group", "batch"] = "group"
+    stride: Literal[1, 2] = 2
     data_dir: str | None = None
     split: Literal["patient", "beat"] = "patient"
     seed: int = 0
     threads: int | None = pydantic.Field(None, ge=1)
+    dtype: Literal["float32", "float64"] = "float32"
     keep_every: int = pydantic.Field(1, ge=1)
+    keep_steps: int | None = pydantic.Field(None, ge=1)
 
     def digest(self) -> str:
         """Eight characters that name this configuration."""

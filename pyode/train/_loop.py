@@ -1,90 +1,114 @@
-"""The training loop: plain torch, with evaluations counted and every epoch resumable to the bit."""
+"""The training loop: plain torch, with evaluations counted and every step resumable to the bit."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._errors import NonFiniteError
-from ..nn import JacobianFrobenius, NeuralODE
+from .._errors import InputError, NonFiniteError
+from ..nn import CNF, JacobianFrobenius, NeuralODE
 from ._checkpoint import load_checkpoint, save_checkpoint
 from ._config import Config
-from ._experiments import EXPERIMENTS, Experiment, Split
+from ._experiment import Experiment
+from ._experiments import EXPERIMENTS
+from ._parallel import World
 from ._run import Run
+from ._signals import Stop, stopping
+from ._split import Split
 
 Report = Callable[[dict[str, Any]], None]
+ZERO = {
+    "loss": 0.0, "samples": 0, "solves": 0, "forward": 0, "backward": 0, "held": 0,
+    "seconds": 0.0, "cpu": 0.0,
+}  # fmt: skip
 
 
 def train(
-    config: Config, out: str | os.PathLike[str] = "runs", report: Report | None = None
+    config: Config,
+    out: str | os.PathLike[str] = "runs",
+    report: Report | None = None,
+    *,
+    track: bool = False,
 ) -> Run:
-    """Train from the start.
+    """Train from the start; under torchrun, on all its processes.
 
     Args:
         config: the settings, for instance `EXPERIMENTS["ecg"].config("quick")`.
         out: run folders are made here.
         report: called with the row of each epoch.
+        track: log to MLflow too, in `out/mlflow.db` (needs the `track` extra).
 
     Returns:
         The finished `Run`. Its rows hold loss, accuracy, evaluations of a solve forward and
-        backward, seconds; `KeyboardInterrupt` leaves a checkpoint of the last whole epoch.
+        backward, seconds, memory. A signal (Ctrl-C, SIGTERM) lets the step under way end, saves,
+        and raises `KeyboardInterrupt`.
 
     Raises:
         NonFiniteError: the loss is NaN or Inf; names the cause and the last good checkpoint.
+        InputError, DataError: a setting, or the data, cannot be used.
     """
-    run = Run.create(out, config)
-    return _Trainer(run, report).run()
+    world = World.join()
+    trainer = Trainer(config, world)
+    folder = world.tell(str(Run.create(out, config).folder) if world.first else None)
+    return trainer.run(Run.open(folder), report, track)
 
 
-def resume(folder: str | os.PathLike[str], report: Report | None = None) -> Run:
-    """Go on from a run's last checkpoint: bitwise, on the CPU, as if it had not stopped."""
+def resume(
+    folder: str | os.PathLike[str], report: Report | None = None, *, track: bool = False
+) -> Run:
+    """Go on from a run's last checkpoint: bitwise, on the CPU, as if it had not stopped.
+
+    Raises:
+        InputError: the folder holds no run, or its data are not what they were.
+    """
     run = Run.open(folder)
-    trainer = _Trainer(run, report)
+    trainer = Trainer(run.config, World.join())
     if run.last.exists():
         trainer.load(load_checkpoint(run.last))
-    return trainer.run()
+    return trainer.run(run, report, track)
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    split: Split,
-    experiment: Experiment,
-    part: str = "test",
-    batch: int = 256,
-) -> dict[str, float]:
-    """Loss, accuracy (where there are classes) and mean evaluations of a solve on a part."""
+    model: nn.Module, split: Split, experiment: Experiment, part: str = "test"
+) -> dict[str, Any]:
+    """What the experiment measures on a part, and the mean evaluations of a solve in it."""
     training = model.training
     model.eval()
-    x, y = getattr(split, part)
-    loss, right, nfe, count = 0.0, 0, [], 0
-    for i in range(0, len(y), batch):
-        out = model(x[i : i + batch])
-        n = len(out)
-        loss += float(experiment.loss(out, y[i : i + batch], split)) * n
-        right += int((out.argmax(1) == y[i : i + batch]).sum()) if split.classes else 0
-        nfe += [block.nfe for block in _blocks(model)]
-        count += n
-    model.train(training)
-    row = {f"{part}_loss": loss / count, f"{part}_nfe": sum(nfe) / max(len(nfe), 1)}
-    return row | ({f"{part}_accuracy": right / count} if split.classes else {})
+    try:
+        with evaluations(model) as counted:
+            row = experiment.measure(model, split, part, experiment.loss)
+    finally:
+        model.train(training)
+    return row | {f"{part}_nfe": sum(counted) / max(len(counted), 1)}
 
 
-def _blocks(model: nn.Module) -> list[NeuralODE]:
-    return [m for m in model.modules() if isinstance(m, NeuralODE)]
+@contextlib.contextmanager
+def evaluations(model: nn.Module) -> Iterator[list[int]]:
+    """Collects the evaluations of each solve of the model's ODE blocks."""
+    counted: list[int] = []
+    hooks = [
+        block.register_forward_hook(lambda m, args, out: counted.append(m.nfe))
+        for block in blocks(model)
+    ]
+    try:
+        yield counted
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def _held(block: NeuralODE) -> int:
-    """Largest number of bytes of trajectory the block's last solve and its gradient held."""
-    stats = block.stats
-    return 0 if stats is None else max(stats.forward.peak_bytes, stats.backward.peak_bytes)
+def blocks(model: nn.Module) -> list[Any]:
+    """The model's ODE blocks."""
+    return [m for m in model.modules() if isinstance(m, (NeuralODE, CNF))]
 
 
 def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
@@ -95,83 +119,135 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, momentum=config.momentum, **shared)
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, momentum=config.momentum, **shared)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, **shared)
 
 
-class _Trainer:
-    """One run in memory: model, optimiser, generator, epoch."""
+class Objective(nn.Module):
+    """The loss with its regularisers, as a module: what DDP wraps."""
 
-    def __init__(self, run: Run, report: Report | None):
-        self.run_, self.report, self.config = run, report, run.config
-        if self.config.threads:
-            torch.set_num_threads(self.config.threads)
-        self.experiment = EXPERIMENTS[self.config.experiment]
-        self.split = self.experiment.load(self.config)
-        if self.config.patience:
-            self.split = self.split.with_validation(self.config.seed)
-        self.model = self.experiment.build(self.config, self.split)
-        self.optimizer = make_optimizer(self.config, self.model)
-        self.generator = torch.Generator().manual_seed(self.config.seed)
-        self.epoch, self.best, self.waited = 0, math.inf, 0
+    def __init__(self, model: nn.Module, experiment: Experiment, split: Split):
+        super().__init__()
+        self.model, self.experiment, self.split = model, experiment, split
 
-    def run(self) -> Run:
-        while self.epoch < self.config.epochs and not self._stopped():
-            row = self._epoch()
-            self._after(row)
-        self.run_.finish()
-        return self.run_
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        for block in blocks(self.model):
+            for term in getattr(block, "regularizers", ()):
+                if isinstance(term, JacobianFrobenius):
+                    term.noise.clear()  # a new draw for this batch
+        loss = self.experiment.loss(self.model, x, y, self.split)
+        for block in blocks(self.model):
+            if getattr(block, "penalty", None) is not None:
+                loss = loss + block.penalty
+        return loss
 
-    def _stopped(self) -> bool:
+
+class Trainer:
+    """A run under way: model, optimiser, and where it is."""
+
+    def __init__(self, config: Config, world: World):
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        if config.experiment not in EXPERIMENTS:
+            raise InputError(f"`experiment` got {config.experiment!r}. Pass a name in EXPERIMENTS.")
+        self.config, self.world = config, world
+        self.experiment = EXPERIMENTS[config.experiment]
+        self.split = self.experiment.split(config)
+        self.model = self.experiment.build(config, self.split)
+        self.objective = world.wrap(Objective(self.model, self.experiment, self.split))
+        self.optimizer = make_optimizer(config, self.model)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.shuffle = self.generator.get_state()  # as it was when this epoch began
+        self.epoch, self.at, self.best, self.waited = 0, 0, math.inf, 0
+        self.sums: dict[str, Any] = dict(ZERO)
+
+    def run(self, run: Run, report: Report | None, track: bool) -> Run:
+        from ._track import tracker
+
+        self.kept, self.report = run, report
+        with tracker(run, track and self.world.first) as self.track, stopping() as self.stop:
+            if self.world.first:
+                run.describe(self.split)
+            while self.epoch < self.config.epochs and not self._stale():
+                row = self._epoch(self.stop)
+                self._after(row)
+        if self.world.first:
+            run.finish()
+        self.world.wait()
+        return run
+
+    def _stale(self) -> bool:
         return bool(self.config.patience) and self.waited >= self.config.patience
 
-    def _epoch(self) -> dict[str, Any]:
-        """One pass; returns its row."""
-        started, cpu = time.perf_counter(), time.process_time()
+    def _order(self) -> Tensor:
+        """The samples of this epoch, batch after batch."""
+        count = len(self.split.train[1])
+        if self.config.steps is None:
+            return torch.randperm(count, generator=self.generator)
+        size = (self.config.steps * self.config.batch,)
+        return torch.randint(count, size, generator=self.generator)
+
+    def _epoch(self, stop: Stop) -> dict[str, Any]:
+        """What is left of an epoch; returns its row."""
         self.model.train()
-        x, y = self.split.train
-        order = torch.randperm(len(y), generator=self.generator)
-        total, forward, backward, held = 0.0, [], [], [0]
-        for i in range(0, len(y), self.config.batch):
-            index = order[i : i + self.config.batch]
-            self._set_rate((self.epoch + i / len(y)) / self.config.epochs)
-            total += self._step(x[index], y[index]) * len(index)
-            for block in _blocks(self.model):
-                forward.append(block.nfe)
-                backward.append(block.nfe_backward)
-                held.append(_held(block))
+        order = self._order()
+        batches = math.ceil(len(order) / self.config.batch)
+        while self.at < batches:
+            started, cpu = time.perf_counter(), time.process_time()
+            first = self.at * self.config.batch
+            self._set_rate((self.epoch + self.at / batches) / self.config.epochs)
+            asked = self._step(order[first : first + self.config.batch], stop.asked)
+            self.sums["seconds"] += time.perf_counter() - started
+            self.sums["cpu"] += time.process_time() - cpu
+            self.at += 1
+            if asked or (self.config.keep_steps and self.at % self.config.keep_steps == 0):
+                self._save(self.kept.last)
+            if asked:
+                raise KeyboardInterrupt
+        return self._row()
+
+    def _row(self) -> dict[str, Any]:
+        sums, solves = self.sums, max(self.sums["solves"], 1)
         row = {
             "epoch": self.epoch + 1,
-            "train_loss": total / len(y),
-            "nfe_forward": sum(forward) / max(len(forward), 1),
-            "nfe_backward": sum(backward) / max(len(backward), 1),
-            "seconds": time.perf_counter() - started,
-            "cpu_seconds": time.process_time() - cpu,
-            "solve_bytes": max(held),
+            "train_loss": sums["loss"] / sums["samples"],
+            "nfe_forward": sums["forward"] / solves,
+            "nfe_backward": sums["backward"] / solves,
+            "seconds": sums["seconds"],
+            "cpu_seconds": sums["cpu"],
+            "solve_bytes": sums["held"],
             "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         parts = ("valid", "test") if self.split.valid is not None else ("test",)
-        for part in parts:
+        for part in parts:  # every process: they must agree on when to stop
             row |= evaluate(self.model, self.split, self.experiment, part)
         return row
 
-    def _step(self, x: Tensor, y: Tensor) -> float:
-        for block in _blocks(self.model):
-            for term in block.regularizers:
-                if isinstance(term, JacobianFrobenius):
-                    term.noise.clear()  # a new draw for this batch
+    def _step(self, index: Tensor, asked: bool) -> bool:
+        """One step of the optimiser; whether any process was asked to stop."""
+        x, y = self.split.train
+        mine, factor = self.world.share(index)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.experiment.loss(self.model(x), y, self.split)
-        penalties = [b.penalty for b in _blocks(self.model) if b.penalty is not None]
-        loss = loss + sum(penalties) if penalties else loss
-        value = float(loss.detach())
+        loss = self.objective(x[mine], y[mine]) * factor
+        value, stop = self.world.mean(float(loss.detach()), float(asked))
         if not math.isfinite(value):
             raise self._diverged(value)
         loss.backward()
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
-        return value
+        self._count(value, len(index))
+        return stop > 0
+
+    def _count(self, loss: float, samples: int) -> None:
+        self.sums["loss"] += loss * samples
+        self.sums["samples"] += samples
+        for block in blocks(self.model):
+            self.sums["solves"] += 1
+            self.sums["forward"] += block.nfe
+            self.sums["backward"] += block.nfe_backward
+            held = max(block.stats.forward.peak_bytes, block.stats.backward.peak_bytes)
+            self.sums["held"] = max(self.sums["held"], held)
 
     def _set_rate(self, part: float) -> None:
         """The learning rate when `part` of the run is done."""
@@ -181,37 +257,53 @@ class _Trainer:
 
     def _diverged(self, value: float) -> NonFiniteError:
         bad = [n for n, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
-        cause = f"parameter {bad[0]!r} holds NaN or Inf" if bad else "the parameters are finite"
-        kept = f"last good checkpoint: {self.run_.last}" if self.run_.last.exists() else "none kept"
+        x, y = self.split.train
+        cause = "the parameters and the data are finite: the model overflowed"
+        if bad:
+            cause = f"parameter {bad[0]!r} holds NaN or Inf"
+        elif not all(bool(torch.isfinite(part).all()) for part in (x, y)):
+            cause = "the training data hold NaN or Inf"
+        kept = f"last good checkpoint: {self.kept.last}" if self.kept.last.exists() else "none kept"
         return NonFiniteError(
-            f"the training loss became {value} in epoch {self.epoch + 1}.",
+            f"the training loss became {value} in epoch {self.epoch + 1}, step {self.at + 1}.",
             cause=cause,
-            hint=f"a smaller lr (now {self.config.lr:g}), or weight decay. {kept}.",
+            hint=f"a smaller lr (now {self.config.lr:g}), clip=1, or weight decay. {kept}.",
         )
 
     def _after(self, row: dict[str, Any]) -> None:
         """Count the epoch, log its row, write checkpoints."""
-        self.epoch += 1
+        self.epoch, self.at, self.sums = self.epoch + 1, 0, dict(ZERO)
+        self.shuffle = self.generator.get_state()
         loss = row.get("valid_loss", math.inf)  # the test set chooses nothing
         better = loss < self.best
         self.best, self.waited = (loss, 0) if better else (self.best, self.waited + 1)
-        self.run_.log(row)
-        if self.epoch % self.config.keep_every == 0 or self.epoch == self.config.epochs:
-            save_checkpoint(self.run_.last, self.state())
+        if self.world.first:
+            self.kept.log(row)
+            self.track(row)
+        over = self.epoch == self.config.epochs or self._stale()
+        if self.epoch % self.config.keep_every == 0 or over:
+            self._save(self.kept.last)
         if better:
-            save_checkpoint(self.run_.best, self.state())
-        if self.report is not None:
+            self._save(self.kept.best)
+        if self.report is not None and self.world.first:
             self.report(row)
+
+    def _save(self, path: Any) -> None:
+        if self.world.first:
+            save_checkpoint(path, self.state())
+        self.world.wait()
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on."""
         return {
             "epoch": self.epoch,
+            "at": self.at,
+            "sums": self.sums,
             "best": self.best,
             "waited": self.waited,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "shuffle": self.generator.get_state(),
+            "shuffle": self.shuffle,
             "random": torch.get_rng_state(),
             "config": self.config.model_dump(mode="json"),
         }
@@ -219,7 +311,9 @@ class _Trainer:
     def load(self, state: dict[str, Any]) -> None:
         """Take up a state."""
         self.epoch, self.best, self.waited = state["epoch"], state["best"], state["waited"]
+        self.at, self.sums = state.get("at", 0), state.get("sums", dict(ZERO))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["shuffle"])
+        self.shuffle = state["shuffle"]
+        self.generator.set_state(self.shuffle)
         torch.set_rng_state(state["random"])

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from ._split import Split
+
 
 class Run:
     """A run on disk.
 
     Attributes:
-        folder: holds `config.json`, `environment.json`, `metrics.jsonl`, `last.ckpt`, `best.ckpt`,
-            and `metrics.parquet` once the run has ended.
+        folder: holds `config.json`, `environment.json`, `data.json` (sources, sizes, SHA-256),
+            `metrics.jsonl`, `last.ckpt`, `best.ckpt`, and once the run has ended
+            `metrics.parquet` and `curves.png`.
         config: its `Config`.
     """
 
@@ -70,6 +73,34 @@ class Run:
     def best(self) -> pathlib.Path:
         return self.folder / "best.ckpt"
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.folder / "metrics.parquet").is_file()
+
+    def describe(self, split: Split) -> None:
+        """Write what the data are; when they are described already, compare.
+
+        Raises:
+            InputError: the data are not those this run began with.
+        """
+        path, facts = self.folder / "data.json", split.facts()
+        if not path.is_file():
+            path.write_text(json.dumps(facts, indent=2))
+            return
+        known = json.loads(path.read_text())
+        changed = [k for k in facts if k != "source" and facts[k] != known.get(k)]
+        if changed:
+            raise InputError(
+                f"`run` got {self.folder}: its {changed[0]} data were {known.get(changed[0])} and "
+                f"are {facts[changed[0]]}. Pass the same --data-dir, or start a new run."
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What `data.json` says; empty where there is none."""
+        path = self.folder / "data.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
     def log(self, row: dict[str, Any]) -> None:
         """Append one row, flushed to the disk: a kill loses at most the row being written."""
         with open(self.folder / "metrics.jsonl", "a") as file:
@@ -90,7 +121,12 @@ class Run:
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     def finish(self) -> None:
-        """Write the metrics as parquet."""
+        """Write the learning curves, and the metrics as parquet."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(4.5, 3), layout="constrained")
+        self.plot(figure.add_subplot())
+        figure.savefig(self.folder / "curves.png", dpi=100)
         self.to_pandas().to_parquet(self.folder / "metrics.parquet")
 
     def to_pandas(self) -> pd.DataFrame:
@@ -106,9 +142,11 @@ class Run:
         if ax is None:
             ax = plt.figure(layout="constrained").add_subplot()
         frame = self.to_pandas()
-        for name in ("train_loss", "test_loss"):
+        marker = "o" if len(frame) < 20 else ""
+        for name in ("train_loss", "valid_loss", "test_loss"):
             if name in frame:
-                ax.plot(frame["epoch"], frame[name], label=name.replace("_", " "))
+                label = name.replace("_", " ")
+                ax.plot(frame["epoch"], frame[name], marker=marker, markersize=3, label=label)
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss")
         ax.legend(frameon=False)
@@ -116,8 +154,13 @@ class Run:
 
     def __repr__(self) -> str:
         rows = self.rows()
-        last = ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()) if rows else "no epoch yet"
+        last = ", ".join(numbers(rows[-1])) if rows else "no epoch yet"
         return f"Run({self.folder}): {self.config.experiment} {self.config.model}, {last}"
+
+
+def numbers(row: dict[str, Any]) -> list[str]:
+    """`name value` for each number of a row; lists and tables are left out."""
+    return [f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, (int, float))]
 
 
 def environment() -> dict[str, Any]:
@@ -135,14 +178,18 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git": _git(),
+        "git": _git(pathlib.Path(pyode.__file__).parent),
+        "git_here": _git(pathlib.Path.cwd()),
     }
 
 
-def _git() -> str | None:
-    command = ["git", "describe", "--always", "--dirty"]
+def _git(folder: pathlib.Path) -> str | None:
+    """The commit of the source tree a folder is in, with `-dirty` where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True, cwd=folder
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
