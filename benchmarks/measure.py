@@ -55,6 +55,7 @@ class Record:
             "peer": self.row.peer,
             "adjoint": self.row.adjoint,
             "method": self.row.method,
+            "wrong": workload.wrong,
             "failure": self.failure,
             "first": self.first,
             "runs": len(self.times),
@@ -146,13 +147,13 @@ def within(seconds: float, clock: str) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise _TooLong
 
-    old = signal.signal(sign, stop)
+    signal.signal(sign, stop)
     signal.setitimer(timer, seconds)
     try:
         yield
     finally:
         signal.setitimer(timer, 0)
-        signal.signal(sign, old)
+        signal.signal(sign, signal.SIG_IGN)  # one may be on its way still
 
 
 def prepare(row: Row, case: Case, limit: float, clock: str = "wall") -> Record:

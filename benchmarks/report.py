@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 Fact = dict[str, Any]
-WRONG = 0.05  # a gradient with a larger relative error does not compete
 LEVEL = 1.25  # "no worse an error": up to this factor,
 FLOOR = {"float32": 4e-6, "float64": 7e-15}  # or below about 30 roundings
 COLOURS = {
@@ -76,7 +75,7 @@ def cells(fact: Fact, best: float, memory: bool) -> list[str]:
         f"{middle:.4g}",
         f"{low:.3g}–{high:.3g} ({fact['runs']})",
         f"{fact['median'] / best:.3g}",
-        f"{fact['error_dtheta']:.1e}" + (" wrong" if error(fact) > WRONG else ""),
+        f"{fact['error_dtheta']:.1e}" + (" wrong" if error(fact) > fact["wrong"] else ""),
         f"{fact['error_dy0']:.1e}",
         f"{fact.get('nfe', '')}/{back}",
         f"{fact['first']:.2g}",
@@ -94,7 +93,7 @@ def label(fact: Fact) -> str:
 def verdict(facts: list[Fact]) -> str:
     """Best pyode against best peer, in one line; both by time among right gradients."""
     right = sorted(
-        (f for f in facts if "median" in f and error(f) <= WRONG), key=lambda f: f["median"]
+        (f for f in facts if "median" in f and error(f) <= f["wrong"]), key=lambda f: f["median"]
     )
     ours = [f for f in right if f["peer"] == "pyode"]
     peers = [f for f in right if f["peer"] != "pyode"]

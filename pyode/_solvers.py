@@ -280,7 +280,8 @@ class Kvaerno5(AdaptiveSolver):
     """Kværnø 5(4), L-stable, stiffly accurate ESDIRK (doi:10.1023/B:BITN.0000046811.70614.38).
 
     Seven stages, six of them implicit: simplified Newton with the dense Jacobian ∂f/∂y of the
-    step's start, one LU factorisation a step of size n. Cost O(n³) a step, memory O(n²).
+    step's start, one LU factorisation a step of size n. Cost O(n³) a step, memory O(n²). The step
+    size heeds the error of the dense output too, from which adjoints read y(t).
     """
 
     order: ClassVar[int] = 5

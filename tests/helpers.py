@@ -140,3 +140,11 @@ def slope(x, y) -> tuple[float, float]:
     """Least-squares slope of log y against log x, and the correlation's square."""
     x, y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
     return float(np.polyfit(x, y, 1)[0]), float(np.corrcoef(x, y)[0, 1] ** 2)
+
+
+def tape_of(sol: pyode.Solution) -> object:
+    """What the forward solve left for the backward pass."""
+    node = sol.ys.grad_fn
+    while not hasattr(node, "tape"):
+        node = node.next_functions[0][0]  # type: ignore[union-attr]
+    return node.tape  # type: ignore[union-attr]

@@ -26,7 +26,7 @@ def size_of(count: float) -> str:
 
 def slots_for(plan: Plan, total_bytes: int) -> int:
     """States that fit, of which one is the state in hand."""
-    states = total_bytes // plan.state_bytes
+    states = total_bytes // max(plan.state_bytes, 1)
     if states < 2:
         raise InputError(
             f"`memory` got {size_of(total_bytes)}, which holds {states} states of "

@@ -133,6 +133,9 @@ class Method:
         sizes = []
         for e in self.co.e:
             sizes.append(norm(torch.mv(k[: len(e)].t(), e).div_(scale)) * abs(h))
+        if self.co.gap is not None:
+            inside_it = norm(torch.mv(k.t(), self.co.gap).div_(scale)) * abs(h)
+            return inside_it if not inside_it <= sizes[0] else sizes[0]  # NaN stays NaN
         if len(sizes) == 1:
             return sizes[0]
         fifth, third = sizes  # DOP853: Hairer, Nørsett, Wanner (1993), II.10

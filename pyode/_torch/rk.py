@@ -30,6 +30,7 @@ class Coefficients:
         self.a = [self.tensor(row[:i]) for i, row in enumerate(tableau.a)]
         self.b = self.tensor(tableau.weights[: tableau.stages])
         self.e = [self.tensor(row) for row in tableau.e]
+        self.gap = None if tableau.gap is None else self.tensor(tableau.gap)
         self.c = tableau.c
 
     def tensor(self, values: Sequence[float] | np.ndarray) -> Tensor:

@@ -26,6 +26,7 @@ from ._growth import growth_of
 from ._inputs import adjoint_of, as_problem, sequence, solver_of, suited_solver, with_rtol
 from ._instability import DRIFT_LIMIT, Instability, judge
 from ._measure import Cell, measure
+from ._memory import settled
 from ._truth import truth_of
 
 ADJOINTS = (
@@ -90,22 +91,9 @@ def compare(
     cells = list(_cells(problem, adjoints, solvers, rtols, engines, memory))
     _start(problem, cells)
     truth = truth_of(problem, None if timeout is None else 10 * timeout)
-    exact: dict[Any, Gradient | None] = {}
-    warm: set[Any] = set()
-    rows = []
-    for i, cell in enumerate(cells):
-        key = (cell.engine, cell.solver)
-        if key not in exact:
-            exact[key] = _discrete(problem, cell, max_steps, timeout)
-        kind = (cell.engine, type(cell.solver), type(cell.adjoint))
-        row = measure(
-            problem, cell, truth.gradient, exact[key], warm=kind not in warm, repeats=repeats,
-            max_steps=max_steps, timeout=timeout,
-        )  # fmt: skip
-        warm.add(kind)
-        rows.append(row)
-        if on_row is not None:
-            on_row(i + 1, len(cells), row)
+    with settled():
+        rows = _rows(problem, cells, truth.gradient, on_row, repeats=repeats, max_steps=max_steps,
+                     timeout=timeout)  # fmt: skip
     curves, meter = _drifts(problem, cells, rows, timeout)
     return Comparison(
         problem=problem.name,
@@ -117,6 +105,26 @@ def compare(
         drift_curves=curves,
         meter=meter,
     )
+
+
+def _rows(
+    problem: Problem, cells: list[Cell], truth: Gradient, on_row: OnRow | None, **options: Any
+) -> list[dict[str, Any]]:
+    """Each cell measured; the first of a kind of adjoint, solver and engine is warmed up."""
+    exact: dict[Any, Gradient | None] = {}
+    warm: set[Any] = set()
+    rows = []
+    for i, cell in enumerate(cells):
+        key = (cell.engine, cell.solver)
+        if key not in exact:
+            exact[key] = _discrete(problem, cell, options["max_steps"], options["timeout"])
+        kind = (cell.engine, type(cell.solver), type(cell.adjoint))
+        row = measure(problem, cell, truth, exact[key], warm=kind not in warm, **options)
+        warm.add(kind)
+        rows.append(row)
+        if on_row is not None:
+            on_row(i + 1, len(cells), row)
+    return rows
 
 
 def _cells(
