@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -110,6 +111,30 @@ def refused(kind, adjoint) -> bool:
 
 OFFERED = [(k, n, a) for k, n, a in names_of_pairs() if not refused(k, a)]
 REFUSED = [(k, n, a) for k, n, a in names_of_pairs() if refused(k, a)]
+
+
+# each solver is compiled for each dtype: by default every solver runs with two adjoints, every
+# adjoint with several solvers, and float32 where it is compiled with the package
+COMPILED = (pyode.Tsit5, pyode.Dopri5, pyode.KenCarp4)
+
+
+def often(kind, name, dtype=F64) -> bool:
+    """Whether a pair is tested by default; the others are `slow`."""
+    if dtype == torch.float32:
+        return kind in COMPILED[:2]
+    if kind in COMPILED:
+        return True
+    mine = [n for k, n, _ in OFFERED if k is kind]
+    place = sorted({k.__name__ for k, _, _ in OFFERED}).index(kind.__name__)
+    return mine.index(name) in (place % len(mine), (place + 3) % len(mine))
+
+
+def pairs(dtype):
+    """Offered pairs as pytest parameters."""
+    return [
+        pytest.param(*pair, marks=() if often(*pair[:2], dtype) else pytest.mark.slow)
+        for pair in OFFERED
+    ]
 
 
 def identifier(value) -> str:

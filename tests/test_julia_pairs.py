@@ -11,7 +11,7 @@ import pyode
 pytestmark = pytest.mark.julia
 
 
-@pytest.mark.parametrize(("kind", "name", "adjoint"), c.OFFERED, ids=c.identifier)
+@pytest.mark.parametrize(("kind", "name", "adjoint"), c.pairs(c.F64), ids=c.identifier)
 def test_offered_pairs_float64(kind, name, adjoint):
     solver = c.solver_of(kind)
     dy0, dp, sol = c.lv_gradients(solver, adjoint)
@@ -25,7 +25,7 @@ def test_offered_pairs_float64(kind, name, adjoint):
     assert counted > 0
 
 
-@pytest.mark.parametrize(("kind", "name", "adjoint"), c.OFFERED, ids=c.identifier)
+@pytest.mark.parametrize(("kind", "name", "adjoint"), c.pairs(torch.float32), ids=c.identifier)
 def test_offered_pairs_float32(kind, name, adjoint):
     solver = kind(step_size=0.01) if kind in c.FIXED else kind(rtol=1e-4, atol=1e-5)
     dy0, dp, _ = c.lv_gradients(solver, adjoint, torch.float32)
@@ -61,3 +61,10 @@ def test_ten_digits(kind, name):
     assert c.relative(dp, c.LV["dp"]) <= 5e-10
     spiral, _ = c.spiral_gradient(solver, c.ADJOINTS[name])
     assert c.relative(spiral, c.SPIRAL["dp"]) <= 5e-10
+
+
+def test_every_solver_and_every_adjoint_is_tested_by_default():
+    chosen = [(kind, name) for kind, name, _ in c.OFFERED if c.often(kind, name)]
+    assert {kind for kind, _ in chosen} == {kind for kind, _, _ in c.OFFERED}
+    for name in c.ADJOINTS:
+        assert len([1 for _, n in chosen if n == name]) >= 4, name

@@ -116,17 +116,14 @@ def test_10_the_loss_gradient_is_of_the_outputs_not_of_a_buffer():
     assert c.relative(found["julia"], found["torch"]) <= 1e-8
 
 
-@pytest.mark.parametrize("kind", [pyode.Rosenbrock23, pyode.Rodas5P])
-@pytest.mark.parametrize("adjoint", [pyode.Interpolating(checkpoints=5), pyode.Gauss(memory=4096)])
-def test_12_rosenbrock_between_checkpoints_is_refused(kind, adjoint):
-    with pytest.raises(pyode.GradientUnavailable, match="KenCarp4"):
-        c.lv_gradients(kind(), adjoint)
-
-
-def test_12_and_works_with_another_solver_backwards():
-    adjoint = pyode.Interpolating(checkpoints=8, solver=pyode.KenCarp4(rtol=1e-7, atol=1e-9))
-    _, dp, _ = c.lv_gradients(pyode.Rodas5P(rtol=1e-7, atol=1e-9), adjoint)
-    assert c.relative(dp, c.LV["dp"]) <= 1e-4
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating, pyode.Gauss])
+def test_12_rosenbrock_differentiates_y_within_the_interval_it_holds(adjoint):
+    # differences in time across a checkpoint would solve both intervals again, for every step
+    solver = pyode.Rodas5P(rtol=1e-8, atol=1e-10)
+    _, whole, dense = c.lv_gradients(solver, adjoint())
+    _, parts, thin = c.lv_gradients(solver, adjoint(checkpoints=5))
+    assert c.relative(parts, c.LV["dp"]) <= max(1e-7, 3 * c.relative(whole, c.LV["dp"]))
+    assert thin.stats.backward.recomputed <= 2 * dense.stats.forward.nfe
 
 
 @pytest.mark.parametrize("adjoint", [pyode.Interpolating(), pyode.Gauss(), pyode.Quadrature()])

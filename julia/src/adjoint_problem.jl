@@ -57,20 +57,34 @@ function (jac::AdjointJac)(W, z, p, t)
     return nothing
 end
 
-"The derivative of an adjoint's right-hand side with respect to time, by central differences."
-struct AdjointTgrad{T, S}
+"""
+The derivative of an adjoint's right-hand side with respect to time, by differences of second order
+that stay in the interval y(t) is held of: a Rosenbrock method needs it.
+"""
+struct AdjointTgrad{T, S, P}
     sense::S
-    low::T
-    high::T
+    traj::Trajectory{T, P}
+    near::Vector{T}
+    far::Vector{T}
 end
+AdjointTgrad(sense, traj::Trajectory{T}, n) where {T} =
+    AdjointTgrad(sense, traj, zeros(T, n), zeros(T, n))
 
 function (d::AdjointTgrad{T})(dT, z, p, t) where {T}
-    h = cbrt(eps(T)) * max(abs(t), (d.high - d.low) / 100)
-    a, b = max(d.low, t - h), min(d.high, t + h)
-    before = similar(dT)
-    d.sense(dT, z, p, b)
-    d.sense(before, z, p, a)
-    dT .= (dT .- before) ./ (b - a)
+    (; sense, near, far) = d
+    low, high = interval(d.traj, t)
+    h = min(cbrt(eps(T)) * max(abs(t), (high - low) / 100), (high - low) / 4)
+    if low <= t - h && t + h <= high
+        sense(far, z, p, t + h)
+        sense(near, z, p, t - h)
+        dT .= (far .- near) ./ ((t + h) - (t - h))
+    else
+        h = t + h > high ? -h : h
+        sense(far, z, p, t + 2h)
+        sense(near, z, p, t + h)
+        sense(dT, z, p, t)
+        dT .= (4 .* near .- far .- 3 .* dT) ./ 2h
+    end
     return nothing
 end
 
@@ -99,7 +113,7 @@ function adjoint_problem(fwd::Forward, kind, alg, g, options, norm)
     if implicit(alg)
         back = kind isa Val{:backsolve}
         params = back || kind isa Val{:interpolating}
-        tgrad = AdjointTgrad(sense, fwd.ts[1], fwd.ts[end])
+        tgrad = AdjointTgrad(sense, traj, length(prob.u0))
         derivatives = (; jac = AdjointJac(fwd, params, back), tgrad)
     end
     f = odefunction(sense; derivatives...)

@@ -42,14 +42,18 @@ end
 
 SymbolicIndexingInterface.state_values(traj::Trajectory) = traj.states
 
-whole(traj::Trajectory) = traj.low == traj.times[1] && traj.high == traj.times[end]
+function (traj::Trajectory)(y, t; continuity = :left)
+    low, high = interval(traj, t)
+    traj.part(y, clamp(t, low, high))
+    return nothing
+end
 
-function (traj::Trajectory{T})(y, t; continuity = :left) where {T}
+"The interval with t over which y(t) is dense."
+function interval(traj::Trajectory{T}, t) where {T}
     # a step back to a checkpoint may miss it by a rounding error, and is not worth a solve
     slack = 8 * eps(T) * max(abs(traj.low), abs(traj.high))
     traj.low - slack <= t <= traj.high + slack || replay!(traj, t)
-    traj.part(y, clamp(t, traj.low, traj.high))
-    return nothing
+    return traj.low, traj.high
 end
 
 "The solve of one interval between checkpoints, done again, did not end well."

@@ -24,11 +24,15 @@ end
     @test calls(:f) > 0  # solved again between checkpoints
 end
 
-@testset "implicit $name $adjoint" for (name, adjoint) in [
-        ("Rodas5P", "interpolating"), ("Rodas5P", "gauss"), ("Rodas5P", "quadrature"),
-        ("KenCarp4", "interpolating"), ("KenCarp4", "gauss"), ("FBDF", "quadrature"),
+const SLOTS = (keep = "slots", slots = 6)
+
+@testset "implicit $name $adjoint $kept" for (name, adjoint, kept) in [
+        ("Rodas5P", "interpolating", (;)), ("Rodas5P", "interpolating", SLOTS),
+        ("Rodas5P", "gauss", (;)), ("Rodas5P", "gauss", SLOTS), ("Rodas5P", "quadrature", (;)),
+        ("KenCarp4", "interpolating", (;)), ("KenCarp4", "gauss", SLOTS),
+        ("FBDF", "quadrature", (;)),
     ]
-    _, found = answer(adjoint, name; tol = 1e-8)
+    _, found = answer(adjoint, name; tol = 1e-8, kept...)
     @test relative(found.λ, DU0) < 2e-5
     @test relative(found.p, DP) < 2e-5
     @test calls(:jac) > 0
@@ -56,4 +60,21 @@ end
     sum = PyODE.GaussSum(field, fwd.traj, 5, options())
     broken = Broken([1.0, 1.0], 0.5, 0.7)
     @test_throws PyODE.InterpolantBroken PyODE.check_interpolant(sum, broken)
+end
+
+@testset "a derivative in time stays in its interval" begin
+    fwd = forward(
+        lv(), [1.0, 1.0], [0.0, 1.0], algorithm("Tsit5"), options(); keep = "slots", slots = 6,
+    )
+    low, high = fwd.traj.times[3], fwd.traj.times[4]
+    curve(du, u, p, t) = (fwd.traj(zeros(2), t); du .= (sin(t), t^2); nothing)
+    tgrad = PyODE.AdjointTgrad(curve, fwd.traj, 2)
+    dT = zeros(2)
+    fwd.traj(zeros(2), (low + high) / 2)
+    part = fwd.traj.part
+    for t in (low, (low + high) / 2, high)
+        tgrad(dT, [0.0, 0.0], nothing, t)
+        @test relative(dT, [cos(t), 2t]) < 1e-8
+    end
+    @test fwd.traj.part === part
 end

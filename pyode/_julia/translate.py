@@ -78,10 +78,4 @@ def refusal(solver: s.Solver, backward: s.Solver, adjoint: adj.Adjoint) -> str:
         )
     if budget and isinstance(adjoint, adj.Quadrature):
         return "Quadrature keeps both solutions dense. Pass Gauss(memory=...) or memory=None."
-    if budget and isinstance(backward, ROSENBROCK):
-        return (
-            "between checkpoints y(t) is solved again, and its derivative in time, which a "
-            "Rosenbrock method needs, is not there. Pass solver=KenCarp4(...) in the adjoint, or "
-            "no memory limit."
-        )
     return ""
