@@ -20,7 +20,7 @@ class JuliaField(nn.Module):
         self.jl = runtime.start()
         try:
             self.foreign = self.jl.Foreign(problem)
-        except runtime.julia_error() as err:
+        except (runtime.julia_error(), TypeError) as err:  # a MethodError is a TypeError
             raise InputTypeError(
                 f"`prob` got {str(problem)[:60]!r}. Pass an ODEProblem of numbers, with a vector "
                 "of parameters or none."
