@@ -23,6 +23,7 @@ from .rk import coefficients, dense_stages, explicit_step, spread
 from .tableaus import tableau_of
 
 EPS = float(np.finfo(float).eps)
+GAP = 4.0  # how much smaller than the tolerance an implicit method's dense output is kept
 
 
 class RHS(Protocol):
@@ -134,8 +135,10 @@ class Method:
         for e in self.co.e:
             sizes.append(norm(torch.mv(k[: len(e)].t(), e).div_(scale)) * abs(h))
         if self.co.gap is not None:
-            inside_it = norm(torch.mv(k.t(), self.co.gap).div_(scale)) * abs(h)
-            return inside_it if not inside_it <= sizes[0] else sizes[0]  # NaN stays NaN
+            # O(h⁴), the error of the cubic: to the power 5/4, that of the dense output
+            gap = norm(torch.mv(k.t(), self.co.gap).div_(scale)) * abs(h)
+            gap = GAP * gap * (gap * max(solver.rtol, EPS)) ** 0.25
+            return gap if not gap <= sizes[0] else sizes[0]  # NaN stays NaN
         if len(sizes) == 1:
             return sizes[0]
         fifth, third = sizes  # DOP853: Hairer, Nørsett, Wanner (1993), II.10

@@ -73,7 +73,7 @@ class Tableau:
 
     @functools.cached_property
     def gap(self) -> np.ndarray | None:
-        """Implicit methods: an eighth of dense output - cubic Hermite at mid-step, else None.
+        """Implicit methods: dense output less the cubic Hermite polynomial at mid-step, else None.
 
         The error of a stiff component is damped at a step's end but not inside: there it can be a
         thousand times the tolerance unless the step size heeds it.
@@ -83,7 +83,7 @@ class Tableau:
         hermite = self.weights / 2
         hermite[0] += 1 / 8
         hermite[-1] -= 1 / 8
-        return 0.125 * (self.at(0.5) - hermite)
+        return self.at(0.5) - hermite
 
     def rate(self, theta: float) -> np.ndarray:
         """Derivative of `at` with respect to θ."""
