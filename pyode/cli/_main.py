@@ -10,7 +10,7 @@ import cyclopts
 
 import pyode
 
-from . import _check, _compare, _doctor, _train
+from . import _check, _compare, _data, _doctor, _runs, _studies, _train
 from ._show import DATA, INTERRUPTED, OK, SOLVE, USAGE, message
 
 app = cyclopts.App(
@@ -29,6 +29,13 @@ app.command(_doctor.doctor)
 app.command(_train.train)
 app.command(_train.resume)
 app.command(_train.experiments)
+app.command(_runs.evaluate)
+app.command(_runs.robustness)
+app.command(_runs.report)
+app.command(_data.app)
+app.command(_studies.grid)
+app.command(_studies.study)
+app.command(_studies.tune)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

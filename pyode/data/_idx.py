@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import pathlib
 import struct
 import zlib
@@ -59,3 +60,13 @@ def find_idx(folder: str | pathlib.Path, stem: str) -> pathlib.Path | None:
             if path.is_file():
                 return path
     return None
+
+
+def data_folder(folder: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """The folder given, or $PYODE_DATA, or the user's cache."""
+    if folder is not None:
+        return pathlib.Path(folder)
+    if "PYODE_DATA" in os.environ:
+        return pathlib.Path(os.environ["PYODE_DATA"])
+    cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
+    return pathlib.Path(cache) / "pyode"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .._errors import DataError, choose
-from ._idx import find_idx, read_idx
+from ._fetch import is_mnist
+from ._idx import data_folder, find_idx, read_idx
 
 STEMS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -48,16 +49,6 @@ class Images:
         return (self.x.astype(np.float32) / 255.0) * (high - low) + low
 
 
-def data_folder(folder: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """The folder given, or $PYODE_DATA, or the user's cache."""
-    if folder is not None:
-        return pathlib.Path(folder)
-    if "PYODE_DATA" in os.environ:
-        return pathlib.Path(os.environ["PYODE_DATA"])
-    cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
-    return pathlib.Path(cache) / "pyode"
-
-
 def read_images(
     name: str, part: str = "train", folder: str | os.PathLike[str] | None = None
 ) -> Images:
@@ -89,9 +80,15 @@ def _read_idx_pair(places: list[pathlib.Path], name: str, part: str) -> Images:
         raise DataError(
             f"{name}: no {STEMS[part][0]} (or .gz) and {STEMS[part][1]} in "
             f"{', '.join(map(str, places))}. Pass --data-dir, set PYODE_DATA, or run "
-            f"`pyode data {name}`."
+            f"`pyode data fetch {name}`."
         )
-    images, labels = (read_idx(p) for p in paths if p is not None)
+    present = [path for path in paths if path is not None]
+    if name != "mnist" and is_mnist(present[0].read_bytes())[0]:
+        raise DataError(
+            f"{present[0]} holds MNIST's digits, not {name}. Pass another --data-dir, or "
+            "data=mnist."
+        )
+    images, labels = (read_idx(path) for path in present)
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise DataError(
             f"{place}: images {list(images.shape)} and labels {list(labels.shape)} do not belong "
@@ -111,7 +108,7 @@ def _read_cifar(places: list[pathlib.Path], part: str) -> Images:
     else:
         raise DataError(
             f"cifar10: no {CIFAR_FILES[part][0]} in {', '.join(map(str, tried))}. Pass --data-dir, "
-            "set PYODE_DATA, or run `pyode data cifar10`."
+            "set PYODE_DATA, or run `pyode data fetch cifar10`."
         )
     rows = []
     for path in paths:

@@ -45,7 +45,9 @@ def _split(parts: list[pd.Images], config: Config, low: float, names: Any, sourc
 
 def _idx(name: str, config: Config, low: float) -> Split:
     parts = [pd.read_images(name, part, config.data_dir) for part in ("train", "test")]
-    return _split(parts, config, low, DIGITS if name == "mnist" else CLOTHES, name)
+    published = set(pd.verify(name, config.data_dir).values()) == {"ok"}
+    source = name if published else f"{name}'s format, not the published files"
+    return _split(parts, config, low, DIGITS if name == "mnist" else CLOTHES, source)
 
 
 def _grey(usual: str, low: float) -> Any:

@@ -25,8 +25,11 @@ def _heartbeats(config: Config) -> Split:
         place = folder / "mitdb" if (folder / "mitdb").is_dir() else folder
         parts = list(pd.split(pd.read_records(place), by=config.split, seed=config.seed))
         source = f"MIT-BIH, all 48 records, split by {config.split}"
+    elif kind == "made-up":
+        parts = [pd.read_csv(folder / f"mitbih_{part}_made_up.csv") for part in ("train", "test")]
+        source = "made-up beats, by `pyode data make mitdb-csv`"
     else:
-        raise choose("data", kind, ("csv", "records"))
+        raise choose("data", kind, ("csv", "records", "made-up"))
     train, test = ((torch.from_numpy(b.x).unsqueeze(1), torch.from_numpy(b.y)) for b in parts)
     return Split(limited(train, config.limit, config.seed), test, pd.CLASSES, source=source)
 
