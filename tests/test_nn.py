@@ -56,6 +56,18 @@ def test_models_classify_and_every_parameter_learns(model, shape):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
+@pytest.mark.parametrize(("conv", "sides"), [(pn.ConcatConv1d, 1), (pn.ConcatConv2d, 2)])
+def test_concat_conv_is_a_convolution_of_time_and_state(conv, sides):
+    torch.manual_seed(0)
+    layer = conv(3, 4, 3, padding=1).double()
+    x = torch.randn(2, 3, *[5] * sides, dtype=torch.float64)
+    plain = nn.functional.conv1d if sides == 1 else nn.functional.conv2d
+    for t in (torch.tensor(0.7), torch.tensor([0.2, 0.9]).reshape(2, *[1] * (sides + 1))):
+        time = t.double().expand(2, 1, *x.shape[2:])
+        expected = plain(torch.cat([time, x], 1), layer.weight, layer.bias, padding=1)
+        torch.testing.assert_close(layer(t.double(), x), expected)
+
+
 def test_mnist_state_is_64_by_12_by_12():
     net = pn.mnist_odenet()
     assert net[:4](torch.randn(1, 1, 28, 28)).shape == (1, 64, 12, 12)

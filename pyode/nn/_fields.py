@@ -43,32 +43,34 @@ class MLP(nn.Module):
         return self.layers(x)
 
 
-def with_time(t: Tensor, x: Tensor) -> Tensor:
-    """`[B, C, ...]` with the time as one more channel in front: `[B, 1 + C, ...]`.
-
-    `t` is 0-d, or `[B, 1, ...]` under per-sample steps.
-    """
-    return torch.cat([t.expand(x.shape[0], 1, *x.shape[2:]), x], dim=1)
-
-
 class ConcatConv1d(nn.Conv1d):
-    """A 1-D convolution on [t, x]; `in_channels` does not count the time."""
+    """A 1-D convolution on [t, x] `[B, 1 + C, L]`; `in_channels` does not count the time.
+
+    Nothing is concatenated: the time's channel is constant, and what it adds is the convolution of
+    a channel of ones, times t. `t` is 0-d, or `[B, 1, 1]` under per-sample steps.
+
+    Cost: a convolution of C channels, about three quarters of one of 1 + C on a CPU.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0):
         super().__init__(in_channels + 1, out_channels, kernel_size, padding=padding)
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(with_time(t, x))
+        conv, weight, pad = nn.functional.conv1d, self.weight, self.padding
+        added = conv(x.new_ones(1, 1, *x.shape[2:]), weight[:, :1], padding=pad)
+        return conv(x, weight[:, 1:], self.bias, padding=pad) + t * added
 
 
 class ConcatConv2d(nn.Conv2d):
-    """A 2-D convolution on [t, x]; `in_channels` does not count the time."""
+    """A 2-D convolution on [t, x] `[B, 1 + C, H, W]`; as `ConcatConv1d`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0):
         super().__init__(in_channels + 1, out_channels, kernel_size, padding=padding)
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(with_time(t, x))
+        conv, weight, pad = nn.functional.conv2d, self.weight, self.padding
+        added = conv(x.new_ones(1, 1, *x.shape[2:]), weight[:, :1], padding=pad)
+        return conv(x, weight[:, 1:], self.bias, padding=pad) + t * added
 
 
 class _ConvField(nn.Module):

@@ -52,7 +52,8 @@ def load(folder: str | os.PathLike[str], limit: int | None = None, data_dir: Any
         data_dir: where the data are now; None: where they were.
 
     Raises:
-        InputError: the folder holds no run, or none with a checkpoint.
+        InputError: the folder holds no run, or none with a checkpoint, or the data are not those
+            it was trained on.
     """
     run = Run.open(folder)
     path = run.best if run.best.is_file() else run.last
@@ -65,6 +66,7 @@ def load(folder: str | os.PathLike[str], limit: int | None = None, data_dir: Any
         torch.set_num_threads(config.threads)
     experiment = EXPERIMENTS[config.experiment]
     split = experiment.split(config)
+    run.describe(split)
     split = dataclasses.replace(split, test=limited(split.test, limit, config.seed))
     model = experiment.build(config, split)
     state = load_checkpoint(path)
@@ -133,6 +135,7 @@ def _row(trained: Trained, solver: Solver, note: str) -> dict[str, Any]:
         "note": note,
         "rtol": getattr(solver, "rtol", None),
         "step_size": solver.step_size,
+        "samples": len(trained.split.test[1]),
         "outcome": "success",
     }
     started = time.perf_counter()

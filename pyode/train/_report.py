@@ -128,7 +128,7 @@ def _confusions(runs: list[Run]) -> Figure:
 
     figure = Figure(figsize=(3.0 * len(runs), 2.9), layout="constrained")
     for ax, run in zip(np.atleast_1d(figure.subplots(1, len(runs))), runs, strict=True):
-        table = np.array(final(run)["test_confusion"])
+        table = np.array([list(row) for row in final(run)["test_confusion"]])
         part = table / np.maximum(table.sum(1, keepdims=True), 1)
         ax.imshow(part, cmap="Blues", vmin=0, vmax=1)
         ax.set_title(_label(run), fontsize=8)

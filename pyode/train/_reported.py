@@ -56,11 +56,22 @@ def command(config: Config) -> str:
 
 
 def final(run: Run) -> dict[str, Any]:
-    """The last row, or the best one on held-out data where there is one."""
+    """The last row, or the best one on held-out data where there is one.
+
+    What it lacks is taken from `pyode evaluate`, where that looked at the whole test set.
+    """
+    import pandas as pd
+
     rows = run.rows()
-    if "valid_loss" in rows[-1]:
-        return min(rows, key=lambda row: row["valid_loss"])
-    return rows[-1]
+    row = rows[-1]
+    if "valid_loss" in row:
+        row = min(rows, key=lambda row: row["valid_loss"])
+    path = run.folder / "evaluation.parquet"
+    if not path.is_file():
+        return row
+    trained = pd.read_parquet(path).iloc[0].to_dict()
+    whole = trained.get("samples") == run.facts().get("test", {}).get("samples")
+    return {**trained, **row} if whole else row
 
 
 def measured(row: dict[str, Any]) -> str:
