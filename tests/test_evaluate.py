@@ -89,8 +89,10 @@ def test_report_has_reported_and_measured_side_by_side(runs, tmp_path, capsys):
     assert main(["report", str(folder), "--out", str(out), "--notes", str(notes)]) == 0
     text = out.with_suffix(".md").read_text()
     accuracy = run.rows()[-1]["test_accuracy"]
-    for word in ("Not run: the moon.", "Reported: a plain ODE cannot", f"{accuracy:.4f}",
-                 "pyode train spheres --preset quick", "Evaluation: spheres", "Robustness"):  # fmt: skip
+    for word in (
+        "Not run: the moon.", "Reported: a plain ODE cannot", f"{accuracy:.4f}",
+        "pyode train spheres --preset quick", "Evaluation: spheres", "Robustness",
+    ):  # fmt: skip
         assert word in text
     assert str(tmp_path) not in text
     assert (tmp_path / "report-figures" / "spheres-confusion.png").stat().st_size > 1000

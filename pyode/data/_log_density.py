@@ -9,14 +9,18 @@ from torch import Tensor
 
 from .._errors import choose
 
-NODES = 4000  # of the midpoint rule along an arc: the noise is wide against their distance
+NODES = 1000  # of the midpoint rule along an arc: the noise is wide against their distance
+CHUNK = 1000  # points at a time, against all nodes
 
 
 def _mixture(x: Tensor, centres: Tensor, std: float) -> Tensor:
     """Log-density at `[B, 2]` of an equal mixture of round normals at `[K, 2]`."""
-    distance = torch.cdist(x.double(), centres.double()).square()
-    log_normal = -0.5 * distance / std**2 - math.log(2 * math.pi * std**2)
-    return torch.logsumexp(log_normal, 1) - math.log(len(centres))
+    found = []
+    for rows in x.double().split(CHUNK):
+        distance = torch.cdist(rows, centres.double()).square()
+        log_normal = -0.5 * distance / std**2 - math.log(2 * math.pi * std**2)
+        found.append(torch.logsumexp(log_normal, 1) - math.log(len(centres)))
+    return torch.cat(found)
 
 
 def _midpoints(count: int) -> Tensor:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import struct
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def _cifar(place: pathlib.Path, count: int, rng: np.random.Generator) -> None:
             (place / file).write_bytes(rows.tobytes())
 
 
-def _bump(times: np.ndarray, label: int) -> np.ndarray:
+def _bump(times: np.ndarray, label: Any) -> np.ndarray:
     height, width = SHAPES[label]
     return height * np.exp(-0.5 * (times / width) ** 2)
 

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError, SolveError
@@ -21,7 +21,7 @@ OnRun = Callable[[int, int, dict[str, Any]], None]
 SUMMED = ("seconds", "cpu_seconds")
 
 
-def product(base: Config, over: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def product(base: Config, over: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination of the values, as changes of `base`.
 
     Raises:
@@ -93,7 +93,7 @@ def over_seeds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     numbers = [
         c for c in frame.select_dtypes("number") if c not in (*names, "epoch")
     ]  # fmt: skip
-    grouped = frame.groupby(others, dropna=False) if others else frame.groupby(lambda i: 0)
+    grouped: Any = frame.groupby(others, dropna=False) if others else frame.groupby(lambda i: 0)
     table = grouped[numbers].agg(["mean", "std"])
     table.columns = [f"{a}_{b}" for a, b in table.columns]
     table.insert(0, "runs", grouped.size())

@@ -103,7 +103,7 @@ def _curves(runs: list[Run]) -> Figure:
     accurate = all("test_accuracy" in run.rows()[-1] for run in runs)
     name = "test_accuracy" if accurate else "test_loss"
     for run in runs:
-        frame = run.to_pandas()
+        frame: Any = run.to_pandas()
         marker = "o" if len(frame) < 20 else ""
         left.plot(frame["epoch"], frame[name], marker=marker, ms=3, label=_label(run))
         if frame["nfe_forward"].iloc[-1] > 0:
@@ -112,7 +112,7 @@ def _curves(runs: list[Run]) -> Figure:
             )
             right.plot(frame["epoch"], frame["nfe_backward"], "--", color=line.get_color())
     left.set(xlabel="epoch", ylabel=name.replace("_", " "))
-    if name == "test_loss" and all((r.to_pandas()[name] > 0).all() for r in runs):
+    if name == "test_loss" and all(row[name] > 0 for run in runs for row in run.rows()):
         left.set_yscale("log")
     right.set(xlabel="epoch", ylabel="nfe (dashed: backward)")
     for ax in (left, right):
@@ -140,7 +140,7 @@ def _confusions(runs: list[Run]) -> Figure:
     return figure
 
 
-def compact(frame: pd.DataFrame) -> pd.DataFrame:
+def compact(frame: Any) -> pd.DataFrame:
     """A table as text: without columns that say nothing, numbers to four figures."""
     kept = [c for c in frame if c not in HIDDEN and frame[c].notna().any()]
 

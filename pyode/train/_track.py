@@ -26,7 +26,7 @@ def tracker(run: Run, wanted: bool) -> Iterator[Log]:
         yield lambda row: None
         return
     try:
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
     except ImportError as err:
         raise InputError("`track` needs MLflow: pip install 'pyode[track]'.") from err
     folder = run.folder.resolve()

@@ -112,6 +112,6 @@ def _frame(study: Any) -> pd.DataFrame:
         }
         for t in study.trials
     ]  # fmt: skip
-    frame = pd.DataFrame(rows)
+    frame: Any = pd.DataFrame(rows)
     complete = frame["state"] == "complete"
     return pd.concat([frame[complete].sort_values("valid_loss"), frame[~complete]])
