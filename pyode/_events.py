@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from ._errors import GradientUnavailable, MaxStepsError, NonFiniteError
 from ._state import Layout
-from ._torch.loop import Integrator, Step, Watch
+from ._torch.loop import Integrator, Watch
+from ._torch.method import Step
 
 WINDOWS = 60  # each twice as long as the one before it
 ROOT_STEPS = 200

@@ -16,7 +16,8 @@ from . import _solvers as s
 from ._errors import InputError, InputTypeError, choose, unknown_option
 from ._state import Layout
 from ._torch.adjoint_rhs import AdjointRHS
-from ._torch.loop import Integrator, Step, Watch
+from ._torch.loop import Integrator, Watch
+from ._torch.method import Step
 
 FIXED: dict[str, type[s.FixedSolver]] = {
     "euler": s.Euler,

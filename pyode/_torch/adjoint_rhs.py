@@ -15,7 +15,8 @@ from .._errors import BackwardError, InputError, SolveError
 from .._field import Block, Field
 from .._norms import Custom, Largest, Norm, rms, state_norm
 from .._solvers import Solver
-from .loop import Integrator, Method, Step
+from .loop import Integrator
+from .method import Method, Step
 
 
 class AdjointRHS:
@@ -129,6 +130,7 @@ class Sweep:
         rhs: the adjoint equation.
         z: its state at the end, before the first jump.
         lam: where λ lies in that state.
+        hint: a step size that may do for the first step, or 0.
         seminorm: leave ∂L/∂θ out of the error norm.
         norm: the caller's own error norm, of the state's parts.
     """
@@ -139,6 +141,7 @@ class Sweep:
         rhs: AdjointRHS,
         z: Tensor,
         lam: slice,
+        hint: float = 0.0,
         seminorm: bool = False,
         norm: Callable[[Any], Any] | None = None,
     ):
@@ -146,6 +149,7 @@ class Sweep:
         self.times = plan.times.values
         self.method = Method(reverse_solver(plan), z.dtype, z.device)
         state = state_norm(self.method.solver, plan.layout)
+        self.method.quadratures = slice(lam.stop, None) if rhs.params else None
         self.integ = Integrator(
             rhs,
             self.method,
@@ -160,6 +164,7 @@ class Sweep:
             watch=plan.engine.watch_backward,  # type: ignore[attr-defined]
             clock=plan.clock,
         )
+        self.integ.hint = hint
 
     def jump(self, g: Tensor) -> None:
         """λ += g, at an output."""

@@ -28,7 +28,8 @@ def backward(adjoint: Backsolve, plan: Plan, tape: Tape, grad_ys: Tensor) -> Gra
     has_params = bool(field.params)
     rhs = AdjointRHS(field, None, has_params)
     z = torch.cat([ys[-1], torch.zeros_like(ys[-1]), ys.new_zeros(sum(field.sizes))])
-    sweep = Sweep(plan, rhs, z, slice(n, 2 * n), adjoint.seminorm, adjoint.norm)
+    lam = slice(n, 2 * n)
+    sweep = Sweep(plan, rhs, z, lam, tape.step_size, adjoint.seminorm, adjoint.norm)
     for i in range(len(ys) - 2, -1, -1):
         sweep.jump(g[i + 1])
         start = sweep.integ.y
@@ -119,6 +120,6 @@ def _again(plan: Plan, sweep: Sweep, start: Tensor, ys: Tensor, i: int, n: int) 
     times = plan.times.values
     part = integrate(plan, ys[i], times[i], times[i + 1], keep_dense=True)
     rhs = AdjointRHS(plan.field, part, bool(plan.field.params))
-    inner = Sweep(plan, rhs, start[n:].clone(), slice(0, n), plan.adjoint.seminorm)  # type: ignore[attr-defined]
+    inner = Sweep(plan, rhs, start[n:].clone(), slice(0, n), seminorm=plan.adjoint.seminorm)  # type: ignore[attr-defined]
     inner.integ.t, inner.integ.h = times[i + 1], sweep.integ.h
     return torch.cat([ys[i], inner.to(i)])

@@ -14,10 +14,11 @@ from .._engine import Grads, Plan
 from .._errors import NonFiniteError, SolveError
 from .._field import Block, Evaluation
 from .._params import name_of_tensor
+from .._state import inside
 from . import diagnose
 from .adjoint_rhs import AdjointRHS, backward_failure
 from .esdirk import Newton, SingularError
-from .loop import Step, inside
+from .method import Step
 from .rk import Carry, TimeGrads, Transpose, accumulate, explicit_step
 from .tape import Tape
 

@@ -31,7 +31,8 @@ from . import (
 from ._plans import check_dense, decide
 from .adjoint_rhs import time_grads
 from .forward_solve import Recorder, Writer, nan_rows, run
-from .loop import Method, Watch
+from .loop import Watch
+from .method import Method
 from .tableaus import TABLEAUS
 from .tape import Tape
 from .trajectory import Trajectory

@@ -11,7 +11,8 @@ from .._engine import Plan
 from .._field import Evaluation, Field
 from .._norms import Norm, state_norm
 from .._stats import Limits
-from .loop import RHS, Integrator, Method, Step
+from .loop import Integrator
+from .method import RHS, Method, Step
 from .trajectory import Trajectory
 
 

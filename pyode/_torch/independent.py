@@ -15,7 +15,7 @@ from .._clock import Clock
 from .._engine import Plan
 from .._errors import MaxStepsError, NonFiniteError, SolveError, SolveTimeout, StepUnderflowError
 from . import diagnose, probe
-from .loop import EPS, Method
+from .method import EPS, Method
 from .rk import dense_stages, explicit_step, spread
 from .trajectory import Trajectory
 

@@ -18,7 +18,7 @@ from .adjoint_rhs import (
     time_grads,
     zero_grads,
 )
-from .loop import Step
+from .method import Step
 from .tape import Tape
 
 
@@ -31,7 +31,7 @@ def backward(adjoint: Interpolating, plan: Plan, tape: Tape, grad_ys: Tensor) ->
     g, n = grad_ys / scale, ys.shape[1]
     rhs = AdjointRHS(field, tape.trajectory, bool(field.params))
     z = ys.new_zeros(n + sum(field.sizes))
-    sweep = Sweep(plan, rhs, z, slice(0, n), adjoint.seminorm)
+    sweep = Sweep(plan, rhs, z, slice(0, n), tape.step_size, adjoint.seminorm)
     for i in range(len(ys) - 2, -1, -1):
         sweep.jump(g[i + 1])
         z = sweep.to(i)
@@ -56,7 +56,7 @@ def sweep_state(
     """
     n = g.shape[1]
     rhs = AdjointRHS(plan.field, tape.trajectory, False)
-    sweep = Sweep(plan, rhs, torch.zeros_like(g[0]), slice(0, n))
+    sweep = Sweep(plan, rhs, torch.zeros_like(g[0]), slice(0, n), tape.step_size)
     lam = g[-1]
     for i in range(len(g) - 2, -1, -1):
         sweep.jump(g[i + 1])

@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .._clock import Clock
-from .._field import Block
 from .._norms import Norm
-from .._solvers import AdaptiveSolver, Solver
 from .._state import inside
 from .._stats import Limits, Stats
 from . import diagnose
-from .esdirk import MAX_EXACT, Newton, SingularError, esdirk_step
-from .rk import coefficients, dense_stages, explicit_step, spread
-from .tableaus import tableau_of
+from .esdirk import SingularError
+from .method import EPS, RHS, Method, Step
 
-EPS = float(np.finfo(float).eps)
-GAP = 4.0  # how much smaller than the tolerance an implicit method's dense output is kept
-
-
-class RHS(Protocol):
-    """What the loop integrates: the user's field, or an adjoint equation."""
-
-    f: Any  # the user's function, whose tensors are looked at when it fails
-    title: str  # what a call computes, for messages
-
-    def __call__(self, t: Any, y: Tensor, /) -> Tensor: ...
-
-    def blocks(self, t: float, y: Tensor, /) -> list[Block]:
-        """Dense diagonal blocks of ∂f/∂y, for implicit methods."""
-        ...
-
-    def locate(self, i: int) -> str:
-        """What entry i of the state is."""
-        ...
-
-    def blame(self, t: float, y: Tensor, /) -> str:
-        """Why a call at this finite state was not finite, if it can be said; else empty."""
-        ...
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Step:
-    """An accepted step: y(t0) = y0, y(t1) = y1, stage derivatives `k`."""
-
-    index: int
-    t0: float
-    t1: float
-    y0: Tensor
-    y1: Tensor
-    k: Tensor
-    filled: bool = False  # the dense output's own stages are there
-
-    @property
-    def h(self) -> float:
-        return self.t1 - self.t0
+HINT, SHORT = 8.0, 0.8  # how far a hint may lead from the estimate of the first step; its share
 
 
 class Watch:
@@ -75,75 +31,6 @@ class Watch:
 
     def reject(self, integ: Integrator, size: float) -> None:
         """It was rejected; `integ` is at its start."""
-
-
-class Method:
-    """A solver bound to a dtype and device: attempts steps and estimates their errors."""
-
-    def __init__(self, solver: Solver, dtype: torch.dtype, device: torch.device):
-        self.solver = solver
-        self.tableau = tableau_of(solver)
-        self.co = coefficients(self.tableau, dtype, device)
-        self.adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
-        self._jac: tuple[float, Tensor, list[Block]] | None = None
-
-    def attempt(
-        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Stage derivatives and y1 of the step from t0 to t1."""
-        h: Any = t1 - t0
-        if isinstance(h, Tensor):
-            h = spread(h, y)
-        if not self.tableau.gamma:
-            return explicit_step(self.co, rhs, t0, t1, h, y, k0)
-        if self._jac is None or self._jac[0] != t0 or self._jac[1] is not y:
-            self._jac = (t0, y, rhs.blocks(t0, y))
-        newton, scale = self._newton(self._jac[2], h, y)
-        return esdirk_step(self.co, rhs, newton, scale, t0, t1, h, y, k0)
-
-    def _newton(self, blocks: list[Block], h: float, y: Tensor) -> tuple[Newton, Tensor | None]:
-        """Newton's iteration and the scale of its errors: the tolerance; None: to rounding."""
-        gamma, solver = self.tableau.gamma, self.solver
-        eps = torch.finfo(y.dtype).eps
-        if not isinstance(solver, AdaptiveSolver) or not self.adaptive:
-            return Newton(blocks, h, gamma, 4 * eps, MAX_EXACT), None
-        rtol = max(solver.rtol, 50 * eps)
-        scale = (solver.atol + rtol * y.abs()).clamp_min_(torch.finfo(y.dtype).tiny)
-        return Newton(blocks, h, gamma, max(1e-3, 50 * eps / rtol)), scale
-
-    def sample(self, rhs: RHS, step: Step, times: Sequence[float]) -> Tensor:
-        """Dense output `[m, n]` of a step at `times` inside it."""
-        if self.tableau.extra and not step.filled:
-            dense_stages(self.co, rhs, step.t0, step.t1, step.h, step.y0, step.k)
-            step.filled = True
-        thetas = (np.array(times) - step.t0) / step.h
-        w = self.co.tensor(step.h * self.tableau.at(thetas))
-        return torch.addmm(step.y0.unsqueeze(0), w.t(), step.k[: len(w)])
-
-    def value(self, rhs: RHS, step: Step, t: float) -> Tensor:
-        """Dense output `[n]` at one time: `sample`, with less around it."""
-        if self.tableau.extra:
-            return self.sample(rhs, step, (t,))[0]
-        w = self.co.tensor(self.tableau.at((t - step.t0) / step.h))
-        return torch.addmv(step.y0, step.k.t(), w, alpha=step.h)
-
-    def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Norm) -> float:
-        """Error estimate in units of the tolerance (host sync)."""
-        solver: Any = self.solver
-        scale = torch.maximum(y0.abs(), y1.abs()).mul_(solver.rtol).add_(solver.atol)
-        sizes = []
-        for e in self.co.e:
-            sizes.append(norm(torch.mv(k[: len(e)].t(), e).div_(scale)) * abs(h))
-        if self.co.gap is not None:
-            # O(h⁴), the error of the cubic: to the power 5/4, that of the dense output
-            gap = norm(torch.mv(k.t(), self.co.gap).div_(scale)) * abs(h)
-            gap = GAP * gap * (gap * max(solver.rtol, EPS)) ** 0.25
-            return gap if not gap <= sizes[0] else sizes[0]  # NaN stays NaN
-        if len(sizes) == 1:
-            return sizes[0]
-        fifth, third = sizes  # DOP853: Hairer, Nørsett, Wanner (1993), II.10
-        denominator = math.hypot(fifth, 0.1 * third)
-        return 0.0 if denominator == 0 else fifth * fifth / denominator  # NaN stays NaN
 
 
 class Integrator:
@@ -188,6 +75,7 @@ class Integrator:
         self.on_attempt, self.watch = on_attempt, watch
         self.where = {"span": (t, end), "solver": method.solver, "stats": stats} | (where or {})
         self.h: float | None = None
+        self.hint = 0.0  # a step size that did elsewhere
         self.errors = [1.0, 1.0]
         self.clock = Clock(t, end, limits.timeout) if clock is None else clock
         self.trouble = diagnose.Trouble()
@@ -316,9 +204,10 @@ class Integrator:
 
     def _first_step(self, k0: Tensor) -> float:
         """Hairer, Nørsett, Wanner (1993), II.4: from y, f and one Euler step."""
-        solver: Any = self.method.solver
         span = abs(self.end - self.t)
-        scale = self.y.abs().mul_(solver.rtol).add_(solver.atol)
+        scale = self.method.tolerance(self.y.abs())
+        if self.method.quadratures is not None:
+            scale[self.method.quadratures] = math.inf  # they begin at 0
         d0, d1 = self.norm(self.y / scale), self.norm(k0 / scale)
         if not (math.isfinite(d0) and math.isfinite(d1)):
             diagnose.raise_if_hopeless(self, k0)
@@ -333,7 +222,8 @@ class Integrator:
         order = self.method.tableau.error_order
         h1 = max(1e-6 * span, h0 * 1e-3) if top <= 1e-15 else (0.01 / top) ** (1 / order)
         # not below what the clock resolves: whether that is short enough is the error's to say
-        return min(max(min(100 * h0, h1), 100 * EPS * abs(self.t)), span)
+        h = min(max(min(100 * h0, h1), 100 * EPS * abs(self.t)), span)
+        return max(h, min(SHORT * self.hint, HINT * h))
 
     def _accept(self, t1: float, k: Tensor, y1: Tensor) -> Step:
         step = Step(self.stats.accepted, self.t, t1, self.y, y1, k)

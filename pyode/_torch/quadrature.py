@@ -19,7 +19,7 @@ from .._state import inside
 from . import diagnose
 from .adjoint_rhs import Sweep, cotangent_scale, reverse_solver, time_grads, zero_grads
 from .interpolating import sweep_state
-from .loop import Step
+from .method import Step
 from .tape import Tape
 
 Integrand = Callable[[float], Tensor]

@@ -75,8 +75,7 @@ class Tableau:
     def gap(self) -> np.ndarray | None:
         """Implicit methods: dense output less the cubic Hermite polynomial at mid-step, else None.
 
-        The error of a stiff component is damped at a step's end but not inside: there it can be a
-        thousand times the tolerance unless the step size heeds it.
+        A stiff component's error, damped at a step's end, can be a thousand tolerances inside.
         """
         if not self.gamma:
             return None

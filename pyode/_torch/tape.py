@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from torch import Tensor
 
@@ -26,3 +27,9 @@ class Tape:
     trajectory: Trajectory
     evals: list[list[Evaluation]] | None = None
     sensitivities: Tensor | None = None
+
+    @property
+    def step_size(self) -> float:
+        """The largest of the last three steps (the very last may have been cut short)."""
+        nodes = self.trajectory.nodes[-4:]
+        return max((abs(b - a) for a, b in itertools.pairwise(nodes)), default=0.0)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .._clock import Clock
+from .._state import inside
 from .._stats import Stats
 from . import diagnose
 from .esdirk import SingularError
-from .loop import Method, Step, inside
+from .method import Method, Step
 from .store import Store
 
 

@@ -13,7 +13,8 @@ from .._params import named_tensors
 
 if TYPE_CHECKING:
     from .esdirk import SingularError
-    from .loop import RHS, Integrator
+    from .loop import Integrator
+    from .method import RHS
 
 
 @dataclasses.dataclass(slots=True)
