@@ -113,16 +113,16 @@ OFFERED = [(k, n, a) for k, n, a in names_of_pairs() if not refused(k, a)]
 REFUSED = [(k, n, a) for k, n, a in names_of_pairs() if refused(k, a)]
 
 
-# each solver is compiled for each dtype: by default every solver runs with two adjoints, every
-# adjoint with several solvers, and float32 where it is compiled with the package
-COMPILED = (pyode.Tsit5, pyode.Dopri5, pyode.KenCarp4)
+# compiling a solver takes seconds, for each dtype: by default two solvers run with every adjoint
+# in both dtypes, KenCarp4 in float64, and all the others with two adjoints
+WHOLLY = (pyode.Tsit5, pyode.Dopri5, pyode.KenCarp4)
 
 
 def often(kind, name, dtype=F64) -> bool:
     """Whether a pair is tested by default; the others are `slow`."""
     if dtype == torch.float32:
-        return kind in COMPILED[:2]
-    if kind in COMPILED:
+        return kind in WHOLLY[:2]
+    if kind in WHOLLY:
         return True
     mine = [n for k, n, _ in OFFERED if k is kind]
     place = sorted({k.__name__ for k, _, _ in OFFERED}).index(kind.__name__)

@@ -17,10 +17,9 @@ using OrdinaryDiffEqRosenbrock: Rodas5P, Rosenbrock23
 using OrdinaryDiffEqSDIRK: KenCarp4, Kvaerno5, TRBDF2
 using OrdinaryDiffEqTsit5: Tsit5
 using OrdinaryDiffEqVerner: Vern7, Vern9
-using PrecompileTools: @compile_workload
 using QuadGK: quadgk!
-using SciMLBase: SciMLBase, CallbackSet, DiscreteCallback, ODEFunction, ODEProblem, ReturnCode,
-    init, solve!, u_modified!
+using SciMLBase: SciMLBase, CallbackSet, DiscreteCallback, ODEFunction, ODEProblem, init,
+    solve!, u_modified!
 using SciMLSensitivity: SciMLSensitivity, BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint,
     ODEAdjointProblem, QuadratureAdjoint, ZygoteVJP
 using SymbolicIndexingInterface: SymbolicIndexingInterface
@@ -39,8 +38,7 @@ include("quadrature.jl")
 include("gradient.jl")
 include("boundary.jl")
 include("foreign.jl")
-include("workload.jl")
 
-export Field, Options, algorithm, forward, gradient, states
+export Field, Options, algorithm, forward, gradient
 
 end
