@@ -1,6 +1,8 @@
 """Blocks, fields and models: counts, twins, shapes, and gradients through them."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -137,6 +139,25 @@ def test_regularizers_integrate_their_density():
     f.a.grad = None
     (2.0 * (jacobian.noise[0] @ f.a).square().mean()).backward()
     torch.testing.assert_close(got, f.a.grad, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("terms", [[], [pn.Kinetic()], [pn.JacobianFrobenius()]])
+def test_a_batch_leaves_nothing_to_the_garbage_collector(terms):
+    block = pn.NeuralODE(pn.MLP([2, 8, 2]), regularizers=terms)
+    gc.collect()
+    gc.disable()
+    try:
+        graphs = []
+        for _ in range(3):
+            x = torch.randn(4, 2).requires_grad_()
+            graphs.append(weakref.ref(x))
+            loss = block(x).sum()
+            (loss if block.penalty is None else loss + block.penalty).backward()
+            block.zero_grad()
+        del x, loss
+        assert [graph() is None for graph in graphs[:2]] == [True, True]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])

@@ -82,7 +82,7 @@ class NeuralODE(nn.Module):
             for regularizer in self.regularizers:
                 regularizer.prepare(y0)
             zeros = [x.new_zeros(x.shape[0]) for _ in self.regularizers]
-            y0, field = (y0, *zeros), self._regularized
+            y0, field = (y0, *zeros), with_densities(self.field, self.regularizers)
         times = self.span if ts is None else ts
         sol = solve(
             field, y0, times, solver=self.solver, adjoint=self.adjoint, engine=self.engine,
@@ -99,13 +99,6 @@ class NeuralODE(nn.Module):
         if not self.augment:
             return x
         return torch.cat([x, x.new_zeros(x.shape[0], self.augment, *x.shape[2:])], dim=1)
-
-    def _regularized(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        y, densities, f = state[0], [], None
-        for regularizer in self.regularizers:
-            f, density = regularizer(self.field, t, y)
-            densities.append(density)
-        return (f, *densities)  # type: ignore[return-value]
 
     def with_solver(self, solver: Solver, **changes: Any) -> NeuralODE:
         """The same weights under another solver (and adjoint, engine, span)."""
@@ -138,6 +131,25 @@ class NeuralODE(nn.Module):
 
     def extra_repr(self) -> str:
         return f"span={self.span}, solver={self.solver!r}, adjoint={self.adjoint!r}"
+
+
+def with_densities(
+    field: nn.Module, regularizers: Sequence[Regularizer]
+) -> Callable[..., tuple[Tensor, ...]]:
+    """The field of (y, densities...).
+
+    It does not know the block: a block that keeps its penalty, whose graph knows the field, would
+    be a cycle, and every batch's graph would live until the garbage collector comes.
+    """
+
+    def f(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        y, densities, dy = state[0], [], state[0]
+        for regularizer in regularizers:
+            dy, density = regularizer(field, t, y)
+            densities.append(density)
+        return (dy, *densities)
+
+    return f
 
 
 def forward_evaluations(stats: SolveStats | None) -> int:
