@@ -42,7 +42,8 @@ class Config(pydantic.BaseModel):
         steps: instead of a pass, an epoch is so many batches, drawn with replacement.
         batch: samples of a step.
         limit: use at most so many training samples (None: all).
-        optimizer, lr, momentum, weight_decay: as torch.optim.
+        optimizer, lr, momentum, weight_decay: as torch.optim; a step of lbfgs is up to 20
+            iterations with a line search.
         schedule: of the learning rate: constant, or cosine (to zero at the last step).
         clip: largest norm of the gradient; a larger one is scaled down to it (None: never).
         solver, rtol, atol, step_size, first_step, adjoint, memory, engine, span, augment: the ODE
@@ -68,7 +69,7 @@ class Config(pydantic.BaseModel):
     steps: int | None = pydantic.Field(None, ge=1)
     batch: int = pydantic.Field(128, ge=1)
     limit: int | None = pydantic.Field(None, ge=1)
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lbfgs"] = "adam"
     lr: float = pydantic.Field(1e-3, gt=0)
     momentum: float = pydantic.Field(0.0, ge=0, lt=1)
     weight_decay: float = pydantic.Field(0.0, ge=0)

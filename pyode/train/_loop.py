@@ -117,6 +117,11 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     parameters = model.parameters()
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=config.momentum, **shared)
+    if config.optimizer == "lbfgs":
+        return torch.optim.LBFGS(
+            parameters, lr=config.lr, history_size=50, line_search_fn="strong_wolfe",
+            tolerance_grad=1e-12, tolerance_change=1e-15,
+        )  # fmt: skip
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, momentum=config.momentum, **shared)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
@@ -150,6 +155,8 @@ class Trainer:
             torch.set_num_threads(config.threads)
         if config.experiment not in EXPERIMENTS:
             raise InputError(f"`experiment` got {config.experiment!r}. Pass a name in EXPERIMENTS.")
+        if config.optimizer == "lbfgs" and world.size > 1:
+            raise InputError("`optimizer` got 'lbfgs' on several processes. Pass another there.")
         self.config, self.world = config, world
         self.experiment = EXPERIMENTS[config.experiment]
         self.split = self.experiment.split(config)
@@ -227,21 +234,28 @@ class Trainer:
         """One step of the optimiser; whether any process was asked to stop."""
         x, y = self.split.train
         mine, factor = self.world.share(index)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.objective(x[mine], y[mine]) * factor
-        value, stop = self.world.mean(float(loss.detach()), float(asked))
-        if not math.isfinite(value):
-            raise self._diverged(value)
-        loss.backward()
-        if self.config.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizer.step()
-        self._count(value, len(index))
+        found: list[list[float]] = []
+
+        def gradient() -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.objective(x[mine], y[mine]) * factor
+            found.append(self.world.mean(float(loss.detach()), float(asked)))
+            if not math.isfinite(found[-1][0]):
+                raise self._diverged(found[-1][0])
+            loss.backward()
+            if self.config.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+            self._count()
+            return loss.detach()
+
+        self.optimizer.step(gradient)
+        value, stop = found[0]
+        self.sums["loss"] += value * len(index)
+        self.sums["samples"] += len(index)
         return stop > 0
 
-    def _count(self, loss: float, samples: int) -> None:
-        self.sums["loss"] += loss * samples
-        self.sums["samples"] += samples
+    def _count(self) -> None:
+        """Add what this gradient's solves cost."""
         for block in blocks(self.model):
             self.sums["solves"] += 1
             self.sums["forward"] += block.nfe

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import Any
 
 import torch
@@ -151,14 +153,21 @@ def _nats(model: nn.Module, split: Split, part: str, loss: Loss) -> dict[str, An
     kept, exact.trace = exact.trace, "exact"  # Hutchinson's noise has no place in a result
     try:
         found = torch.cat([model(x[i : i + 500]) for i in range(0, len(x), 500)])
-        back = exact.to_data(exact.to_latent(x))
     finally:
         exact.trace = kept
-    row = {
-        f"{part}_loss": -float(found.mean()),
-        f"{part}_round_trip": float((back - x).abs().max()),
-    }
+    row = {f"{part}_loss": -float(found.mean()), f"{part}_round_trip": _round_trip(model, x)}
     return row | ({f"{part}_below_truth": float((truth - found).mean())} if part == "test" else {})
+
+
+def _round_trip(model: nn.Module, x: Tensor) -> float:
+    """Largest |x - x there and back|, of 200 points, in float64 at a tolerance of 1e-8.
+
+    At the training's tolerance it is the solver's error that is seen, not the flow's.
+    """
+    flow: Any = copy.deepcopy(model).double()
+    flow.solver = dataclasses.replace(flow.solver, rtol=1e-8, atol=1e-8)
+    x = x[:200].double()
+    return float((flow.to_data(flow.to_latent(x)) - x).abs().max())
 
 
 SGD = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9}

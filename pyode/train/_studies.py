@@ -87,8 +87,8 @@ STUDIES: dict[str, Study] = {
         "spiral",
         "Spirals identified from pieces of a trajectory",
         tuple(
-            {"data": d, "adjoint": a, "epochs": e}
-            for d, e in (("linear", 10), ("cubic", 40)) for a in ("discrete", "backsolve")
+            {"data": d, "adjoint": a}
+            for d in ("linear", "cubic") for a in ("discrete", "backsolve")
         ),
     ),
 }  # fmt: skip
