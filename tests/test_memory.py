@@ -1,0 +1,181 @@
+"""Memory: budgets are kept as the number of steps grows, change no bit, and nothing is leaked."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from helpers import F64, tape_of
+
+import pyode
+
+STATE = 32  # numbers; 256 bytes
+W = torch.linspace(0.5, 2.0, STATE, dtype=F64)
+
+
+def gradient(steps: int, adjoint: pyode.Adjoint, solver=pyode.RK4) -> tuple[list, pyode.Solution]:
+    """Gradient in y0 and w after `steps` steps about a circle."""
+    y0 = torch.ones(STATE, dtype=F64, requires_grad=True)
+    w = W.clone().requires_grad_()
+    sol = pyode.solve(
+        lambda t, y: w * torch.roll(y, 1) - y * y.mean(),
+        y0,
+        (0.0, 1.0),
+        solver=solver(step_size=1.0 / steps),
+        adjoint=adjoint,
+        max_steps=steps + 1,
+    )
+    grads = torch.autograd.grad(sol.ys[-1].square().sum(), (y0, w))
+    return list(grads), sol
+
+
+BUDGETED = (pyode.Discrete, pyode.Interpolating, pyode.Gauss)
+
+
+@pytest.mark.parametrize("states", [2, 3, 5, 12, 40])
+@pytest.mark.parametrize("kind", BUDGETED)
+def test_budget_is_kept(kind, states):
+    """Bytes held stay within the budget as the number of steps grows, and no bit changes.
+
+    Two states are the start and the one in hand: N steps are then replayed N/2 times.
+    """
+    budget = states * STATE * 8
+    for steps in (10, {2: 100, 3: 200}.get(states, 400)):
+        found, sol = gradient(steps, kind(memory=budget))
+        assert 0 < sol.stats.forward.peak_bytes <= budget
+        assert 0 < sol.stats.backward.peak_bytes <= budget
+        kept, _ = gradient(steps, kind(memory="steps") if kind is pyode.Discrete else kind())
+        assert all(torch.equal(a, b) for a, b in zip(found, kept, strict=True)), steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("states", [12, 60, 283])
+@pytest.mark.parametrize("kind", BUDGETED)
+def test_budget_is_kept_for_twenty_thousand_steps(kind, states):
+    """And forward steps are repeated no more often than Griewank's bound says."""
+    budget, steps = states * STATE * 8, 20_000
+    _, sol = gradient(steps, kind(memory=budget))
+    assert sol.stats.backward.peak_bytes <= budget
+    if kind is pyode.Discrete:
+        repeats, slots = 1, states - 1
+        while math.comb(slots + repeats, repeats) < steps:
+            repeats += 1
+        assert sol.stats.backward.recomputed <= 4 * steps * (repeats + 1)
+
+
+@pytest.mark.parametrize("kind", [pyode.Tsit5, pyode.Dopri8])
+@pytest.mark.parametrize("adjoint", BUDGETED)
+def test_checkpoints_and_budgets_are_bitwise_equal(adjoint, kind):
+    """Of adaptive steps: everything kept, states, a few of them, and (not Discrete) a count."""
+
+    def run(**options):
+        y0 = torch.tensor([2.0, 0.5], dtype=F64, requires_grad=True)
+        a = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]], dtype=F64, requires_grad=True)
+        ts = torch.tensor([0.0, 0.7, 1.9, 3.0], dtype=F64, requires_grad=True)
+        solver = kind(rtol=1e-5, atol=1e-6)
+        sol = pyode.solve(lambda t, y: y**3 @ a, y0, ts, solver=solver, adjoint=adjoint(**options))
+        return torch.autograd.grad(sol.ys.square().sum(), (y0, a, ts))
+
+    reference = run()
+    counts = [{"checkpoints": 3}] if adjoint is not pyode.Discrete else [{"memory": "steps"}]
+    for options in ({"memory": 32}, {"memory": 100}, {"memory": 500}, {"memory": "1 MB"}, *counts):
+        assert all(torch.equal(a, b) for a, b in zip(run(**options), reference, strict=True))
+
+
+MEASURED = """
+import sys, torch, pyode
+from pyode.study._memory import PeakMemory
+
+n = 100_000
+for steps in (8, 64, 8, 64):
+    sol, y0 = None, torch.linspace(0.5, 1.0, n, dtype=torch.float64).requires_grad_()
+    with PeakMemory(torch.device("cpu")) as peak:
+        solver = pyode.Midpoint(step_size=1.0 / steps)
+        adjoint = getattr(pyode, sys.argv[1])(memory=8 * 8 * n)
+        f = lambda t, y: torch.sin(t) * y
+        sol = pyode.solve(f, y0, (0.0, 1.0), solver=solver, adjoint=adjoint)
+        sol.ys[-1].sum().backward()
+    print(peak.bytes / 8 / n)
+"""
+
+
+@pytest.mark.skipif(
+    not pathlib.Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc"
+)
+@pytest.mark.parametrize("adjoint", BUDGETED, ids=lambda a: a.__name__)
+def test_measured_memory_does_not_grow_with_the_steps(adjoint):
+    """The process's own peak, in states: eight times the steps, no further states.
+
+    The allocator is told to give freed pages back: fragments are not the trajectory's.
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", MEASURED, adjoint.__name__],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "100000", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    _, _, few, many = map(float, out.stdout.split())
+    assert many < few + 2
+    assert many < 45
+
+
+def resident() -> int:
+    """Bytes of memory this process holds."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_nothing_is_leaked(count):
+    """Thousands of solves and gradients by all adjoints in turn: 10 MB at most."""
+    every = [
+        *(pyode.Discrete(), pyode.Discrete(memory="steps"), pyode.Discrete(memory=2000)),
+        *(pyode.Interpolating(), pyode.Interpolating(checkpoints=4), pyode.Gauss()),
+        *(pyode.Quadrature(), pyode.Forward(), pyode.Backsolve(on_drift="ignore")),
+    ]
+    net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+
+    def run(i: int) -> None:
+        y0 = torch.ones(3, requires_grad=True)
+        solver = pyode.Tsit5(rtol=1e-2, atol=1e-3)
+        sol = pyode.solve(
+            lambda t, y: net(y), y0, (0.0, 1.0), solver=solver, adjoint=every[i % len(every)]
+        )
+        sol.ys[-1].sum().backward()
+        if i % 7 == 0:  # a failure keeps what was computed, but not for ever
+            with contextlib.suppress(pyode.SolveError):
+                pyode.solve(lambda t, y: y * y, y0, (0.0, 9.0), solver=solver, max_steps=5)
+
+    for i in range(400):
+        run(i)
+    gc.collect()
+    before = resident()
+    for i in range(count):
+        run(i)
+    gc.collect()
+    assert resident() - before < 10e6
+
+
+def test_the_graph_goes_with_the_result():
+    """The trajectory is freed with the loss, without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        _, sol = gradient(20, pyode.Interpolating())
+        trajectory = weakref.ref(tape_of(sol).trajectory)
+        del sol, _
+        assert trajectory() is None
+    finally:
+        gc.enable()
