@@ -64,8 +64,9 @@ def test_a_fork_after_the_start_is_told():
 
 
 CTRL_C = """
-import itertools, pyode, torch, time
+import itertools, pyode, signal, torch, time
 calls = itertools.count()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of the background
 
 def slow(t, y):
     if next(calls) == 100:
@@ -74,7 +75,7 @@ def slow(t, y):
     return torch.cos(50 * t) - y
 
 try:
-    pyode.solve(slow, torch.ones(2), (0.0, 1e4), engine="julia", max_steps=10**8)
+    pyode.solve(slow, torch.ones(2), (0.0, 1e4), engine="julia", max_steps=10**8, timeout=60)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
