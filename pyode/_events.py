@@ -107,7 +107,8 @@ class Finder(Watch):
             return self.event(t, y)
 
         spacing = math.ulp(max(abs(step.t0), abs(step.t1)))
-        return float(brentq(value, step.t0, step.t1, xtol=2 * spacing, maxiter=ROOT_STEPS))
+        root: Any = brentq(value, step.t0, step.t1, xtol=2 * spacing, maxiter=ROOT_STEPS)
+        return float(root)
 
 
 def find(
@@ -168,7 +169,7 @@ class Attach(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         if ctx.rate == 0.0:
             raise GradientUnavailable(
                 "the event's time has no gradient: event_fn only touches 0 along the trajectory."

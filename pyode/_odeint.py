@@ -195,7 +195,7 @@ class _Call:
         norm = options.pop("norm", None) if method not in FIXED else None
         back = translate(method, rtol, atol, options, self.setting.backwards())
         solver: Any = back.solver
-        forward = self.way.solver
+        forward: Any = self.way.solver
         adaptive = isinstance(solver, AdaptiveSolver) and isinstance(forward, AdaptiveSolver)
         if adaptive:
             solver = dataclasses.replace(solver, norm=forward.norm)

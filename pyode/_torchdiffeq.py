@@ -145,12 +145,13 @@ def _adaptive(
         control = s.PID(**factors)
     except InputError as err:
         raise InputError(f"{err} (options `safety`, `dfactor`, `ifactor`)") from None
+    sizes: dict[str, Any] = {name: number(name, options[name]) for name in SIZES if name in options}
     solver = kind(
         rtol=_tolerance("rtol", rtol),
         atol=_tolerance("atol", atol),
         controller=control,
         norm=options.get("norm", "rms" if setting.layout.single else "leaves"),
-        **{name: number(name, options[name]) for name in SIZES if name in options},
+        **sizes,
     )
     most = options.get("max_num_steps", MANY)
     if int(most) != most or most < 1:

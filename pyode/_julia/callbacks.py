@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -52,12 +52,15 @@ class Callable:
 
     error: BaseException | None = None
 
-    def functions(self) -> dict[str, ctypes._CFuncPtr]:
+    def release(self) -> None:
+        """Forget what calls have left, when Julia has returned."""
+
+    def functions(self) -> dict[str, Any]:
         """The C functions, to be held by whoever calls them (here they would be a cycle)."""
         return {name: SIGNATURE(getattr(self, name)) for name in NAMES}
 
 
-def pointer(function: ctypes._CFuncPtr) -> int:
+def pointer(function: Any) -> int:
     """Its address; `ctypes.cast` would leave a reference cycle."""
     return ctypes.c_void_p.from_address(ctypes.addressof(function)).value or 0
 

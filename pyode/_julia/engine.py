@@ -69,7 +69,8 @@ class Julia(Engine):
         plan.stats.backward = stats = type(plan.stats.backward)()
         plan.field.stats = stats
         try:
-            with torch.no_grad(), _clock(plan, *plan.times.span[::-1], "backward") as clock:
+            start, end = plan.times.span
+            with torch.no_grad(), _clock(plan, end, start, "backward") as clock:
                 return _backward(dataclasses.replace(plan, clock=clock), tape, grad_ys)
         finally:
             stats.seconds = time.perf_counter() - started

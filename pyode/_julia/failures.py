@@ -107,7 +107,7 @@ def _diagnose(report: Report, stopped: Any) -> SolveError:
     except NonFiniteError as err:
         return err
     if report.code == "ConvergenceFailure":
-        return diagnose.newton(stopped, dt)
+        return diagnose.newton(stopped, dt, k0)
     if report.code == "Unstable" and not stopped.trouble.non_finite:
         stopped.trouble.non_finite = f"the state became NaN or Inf after t={stopped.t:.10g}"
     return diagnose.underflow(stopped, dt, k0)

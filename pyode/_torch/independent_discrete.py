@@ -136,6 +136,7 @@ class Dense:
             stages = step.k[: len(weights)].view(len(weights), self.size, -1)
             moved = h.view(self.size, -1) * torch.einsum("sb,sbd->bd", weights, stages)
             value = step.y0.view(self.size, -1) + moved
-            value = torch.where((t == t1).unsqueeze(1), step.y1.view(self.size, -1), value)
+            ended: Tensor = torch.as_tensor(t == t1)
+            value = torch.where(ended.unsqueeze(1), step.y1.view(self.size, -1), value)
             out[rows] = value[rows]
         return out.view(-1)

@@ -76,7 +76,7 @@ def _named(argument: str, value: Any, kind: type[Kind]) -> Kind:
     raise choose(argument, value, known)
 
 
-def _concrete(kind: type[Kind]) -> Iterator[type[Kind]]:
+def _concrete(kind: type[Any]) -> Iterator[type[Any]]:
     """The classes users may name: pyode's own that are no base of others."""
     for one in kind.__subclasses__():
         if one.__subclasses__():

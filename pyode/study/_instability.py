@@ -157,12 +157,12 @@ def instability(
     Cost: two forward solves and, for up to 64 states, two Jacobians for each of about 256 times;
     beyond, twenty products with ∂f/∂y for each.
     """
-    f, y0, ts, problem = problem_or_field(f, y0, ts)
+    field, y0, ts, problem = problem_or_field(f, y0, ts)
     if not limit > 0:
         raise InputError(f"`limit` got {limit!r}. Pass a positive number of tolerances.")
     solver = solver or (suited_solver(problem) if problem is not None else Tsit5())
     started = time.perf_counter()
-    flow = flow_of(f, y0, ts, solver, timeout=timeout)
+    flow = flow_of(field, y0, ts, solver, timeout=timeout)
     trip = round_trip(flow, resync) if measure else None
     return judge(flow, growth_of(flow, seed), trip, resync, limit, started)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def digits(folder: str | os.PathLike[str] | None = None, batch: int = BATCH) -> 
     if folder is None:
         from sklearn.datasets import load_digits
 
-        data = load_digits()
+        data: Any = load_digits()
         pixels, labels = (data.images / 16.0)[:, None], data.target
         text = "handwritten digits (scikit-learn, 8×8)"
         source = "Alpaydin, Kaynak 1998, UCI; the field: Chen et al. 2018, arXiv 1806.07366"
