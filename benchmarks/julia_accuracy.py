@@ -217,25 +217,25 @@ class _Copy:
 
 FIRST = """
 import time
-start = time.perf_counter()
+start = time.process_time()
 import torch, pyode
-imported = time.perf_counter()
+imported = time.process_time()
 pyode.julia.start()
-started = time.perf_counter()
+started = time.process_time()
 net = torch.nn.Sequential(torch.nn.Linear(2, 50), torch.nn.Tanh(), torch.nn.Linear(50, 2))
 def gradient(adjoint):
-    began = time.perf_counter()
+    began = time.process_time()
     sol = pyode.solve(lambda t, y: net(y), torch.randn(20, 2), (0.0, 1.0), adjoint=adjoint,
                       solver=pyode.{solver}(rtol=1e-4, atol=1e-5), engine="julia")
     sol.ys[-1].sum().backward()
-    return time.perf_counter() - began
+    return time.process_time() - began
 adjoint = pyode.{adjoint}()
 print(imported - start, started - imported, gradient(adjoint), gradient(adjoint), gradient(adjoint))
 """
 
 
 def times(limit: float) -> None:
-    """Seconds of a fresh process: import, start of Julia, first and second gradient."""
+    """Processor seconds of a fresh process: import, start of Julia, first gradient, later ones."""
     print("| | import | start | first gradient | second | third |\n|---|---|---|---|---|---|")
     for solver, adjoint in [
         ("Tsit5", "Interpolating"), ("Dopri5", "Gauss"), ("Vern9", "Interpolating"),
