@@ -248,7 +248,7 @@ class Trainer:
             self._count()
             return loss.detach()
 
-        self.optimizer.step(gradient)
+        self.optimizer.step(gradient)  # type: ignore[arg-type]
         value, stop = found[0]
         self.sums["loss"] += value * len(index)
         self.sums["samples"] += len(index)
