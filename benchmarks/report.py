@@ -50,19 +50,22 @@ def show(workload: Any, facts: list[Fact], note: str, console: Console) -> None:
     best = done[0]["median"] if done else math.nan
     memory = any(f["peak_bytes"] is not None for f in facts)
     table = Table(title=title, box=box.SIMPLE_HEAD, caption=note, title_justify="left")
-    for name in ("peer", "adjoint", "method"):
-        table.add_column(name, no_wrap=True)
-    heads = ["median ms", "quartiles", "× best", "error dθ", "error dy0", "nfe fwd/bwd", "first s"]
-    for name in heads + (["peak MB"] if memory else []):
-        table.add_column(name, justify="right", no_wrap=True)
+    for i, name in enumerate(heads(memory)):
+        table.add_column(name, justify="left" if i < 3 else "right", no_wrap=True)
     for fact in done:
         table.add_row(*cells(fact, best, memory), style="bold" if fact["peer"] == "pyode" else "")
     console.print(table)
     for fact in facts:
         if "median" not in fact:
             console.print(f"  {label(fact)}: {fact['failure']}", style="dim", highlight=False)
-    console.print(verdict(facts), highlight=False, soft_wrap=True)
+    for line in (verdict(facts), backsolve(facts)):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print()
+
+
+def heads(memory: bool) -> list[str]:
+    names = ["peer", "adjoint", "method", "median ms", "quartiles", "× best", "error dθ"]
+    return names + ["error dy0", "nfe fwd/bwd", "first s"] + (["peak MB"] if memory else [])
 
 
 def cells(fact: Fact, best: float, memory: bool) -> list[str]:
@@ -109,6 +112,16 @@ def verdict(facts: list[Fact]) -> str:
     return line if level else line + "; no pyode row has as small an error"
 
 
+def backsolve(facts: list[Fact]) -> str:
+    """Chen et al.'s adjoint here and in torchdiffeq, with the same method."""
+    found = {label(f): f for f in facts if "median" in f}
+    ours = found.get("pyode Backsolve dopri5")
+    theirs = found.get("torchdiffeq adjoint dopri5")
+    if ours is None or theirs is None:
+        return "Backsolve: not compared with torchdiffeq's adjoint"
+    return f"Backsolve: {sentence(ours)} against {sentence(theirs)}: {compared(ours, theirs)}"
+
+
 def sentence(fact: Fact) -> str:
     return f"{label(fact)} {1e3 * fact['median']:.4g} ms (error {error(fact):.1e})"
 
@@ -119,14 +132,30 @@ def compared(ours: Fact, peer: Fact) -> str:
 
 
 def write(folder: pathlib.Path, facts: list[Fact], about: dict[str, Any]) -> None:
-    """rows.json, rows.parquet and peers.png."""
+    """rows.json, rows.parquet, peers.md and peers.png."""
     import pandas as pd
 
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "peers.md").write_text(markdown(facts, about))
     text = json.dumps({"about": about, "rows": facts}, indent=1)
     (folder / "rows.json").write_text(text + "\n")
     pd.DataFrame(facts).to_parquet(folder / "rows.parquet")
     figure(folder / "peers.png", facts)
+
+
+def markdown(facts: list[Fact], about: dict[str, Any]) -> str:
+    """The tables and their last lines, for a page."""
+    lines = [", ".join(f"{k} {v}" for k, v in about.items()) + ".", ""]
+    for name in dict.fromkeys(f["workload"] for f in facts):
+        own = [f for f in facts if f["workload"] == name]
+        done = sorted((f for f in own if "median" in f), key=lambda f: f["median"])
+        memory = any(f["peak_bytes"] is not None for f in own)
+        lines += [f"## {name}", "", "| " + " | ".join(heads(memory)) + " |"]
+        lines.append("|---|---|---|" + "---:|" * (len(heads(memory)) - 3))
+        lines += [f"| {' | '.join(cells(f, done[0]['median'], memory))} |" for f in done]
+        lines += ["", *(f"{label(f)}: {f['failure']}." for f in own if "median" not in f)]
+        lines += ["", verdict(own) + ".", "", backsolve(own) + ".", ""]
+    return "\n".join(lines)
 
 
 def figure(path: pathlib.Path, facts: list[Fact]) -> None:
