@@ -27,8 +27,8 @@ class Kinetic:
 class JacobianFrobenius:
     """∫ ‖εᵀ∂f/∂y‖² dt, Hutchinson's estimate of ‖∂f/∂y‖²_F (Finlay et al. 2020).
 
-    ε is drawn once and kept, so that f stays a function; call `draw(y)` before each batch, or
-    let the first evaluation draw it.
+    ε is drawn before a solve and kept, so that f stays a function: `NeuralODE` calls `prepare(y)`;
+    call `draw(y)` for a fresh one.
 
     Cost: one more vjp in each evaluation, second order in the backward pass.
     """
