@@ -8,7 +8,10 @@ import sys
 import pytest
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-FAST = {"backsolve_goes_wrong.py", "compare_adjoints.py", "compare_engines.py"}  # take --fast
+FAST = {  # take --fast
+    "backsolve_goes_wrong.py", "compare_adjoints.py", "compare_engines.py", "spiral.py", "ecg.py",
+    "image_classifier.py", "latent_ode.py", "cnf.py",
+}  # fmt: skip
 JULIA = {"compare_engines.py"}
 
 PARAMS = [
