@@ -91,7 +91,8 @@ def over_seeds(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Mean and standard deviation over `seed` of every number, for each of the other settings."""
     others = [name for name in names if name != "seed"]
     numbers = [
-        c for c in frame.select_dtypes("number") if c not in (*names, "epoch")
+        c for c in frame.select_dtypes("number")
+        if c.startswith(("train_", "test_", "valid_")) or c in ("nfe_forward", "cpu_seconds")
     ]  # fmt: skip
     grouped: Any = frame.groupby(others, dropna=False) if others else frame.groupby(lambda i: 0)
     table = grouped[numbers].agg(["mean", "std"])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._experiments import EXPERIMENTS
-from ._reported import command, final, find_runs, results, tables
+from ._reported import command, final, find_runs, named, results, tables
 from ._run import Run
 
 if TYPE_CHECKING:
@@ -85,13 +85,12 @@ def _section(name: str, runs: list[Run]) -> list[Any]:
 
 
 def _label(run: Run) -> str:
-    words = [run.config.model]
-    if run.config.experiment == "ecg":
-        words.append(run.config.split)
-    words += [run.config.data] if run.config.data else []
-    return " ".join(
-        [*words, run.config.adjoint if run.config.adjoint != "discrete" else ""]
-    ).strip()
+    config = run.config
+    words = [config.model, *named(config)]
+    words += [config.split] if config.experiment == "ecg" else []
+    words += [config.data] if config.data else []
+    words += [config.adjoint] if config.adjoint != "discrete" else []
+    return " ".join(words)
 
 
 def _curves(runs: list[Run]) -> Figure:

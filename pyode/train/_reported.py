@@ -55,6 +55,12 @@ def command(config: Config) -> str:
     return min(found, key=len)
 
 
+def named(config: Config) -> list[str]:
+    """The regularisers of a run, in words."""
+    terms = (("kinetic", config.kinetic), ("jacobian", config.jacobian))
+    return [f"{name} {weight:g}" for name, weight in terms if weight]
+
+
 def final(run: Run) -> dict[str, Any]:
     """The last row, or the best one on held-out data where there is one.
 
@@ -104,7 +110,7 @@ def _result(run: Run) -> dict[str, Any]:
     solver += f" h={config.step_size:g}" if config.step_size is not None else ""
     return {
         "experiment": config.experiment,
-        "model": config.model,
+        "model": ", ".join([config.model, *named(config)]),
         "data": facts.get("source", config.split if config.experiment == "ecg" else config.data),
         "samples": count,
         "epochs": f"{len(rows)}" + (f" × {config.steps} steps" if config.steps else ""),
