@@ -126,6 +126,7 @@ def test_killed_runs_end_as_the_run_that_was_not(tmp_path, kills):
     whole = pt.train(config, tmp_path / "whole")
     killed = kill_and_resume(config, tmp_path / "killed", kills, random.Random(0), within=8)
     assert same(whole.folder, killed)
+    assert not list(killed.glob("*.tmp"))
     rows, expected = pt.Run.open(killed).rows(), whole.rows()
     for name in ("epoch", "train_loss", "test_loss", "nfe_forward"):
         assert [row[name] for row in rows] == [row[name] for row in expected]

@@ -1,6 +1,6 @@
 """MLflow beside the run folders, where the `track` extra is installed; said where it is not."""
 
-import builtins
+import sys
 
 import pytest
 
@@ -11,14 +11,7 @@ CONFIG = pt.EXPERIMENTS["reflection"].config(epochs=2, threads=1)
 
 
 def test_without_mlflow_the_extra_is_named(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def missing(name, *rest):
-        if name.split(".")[0] == "mlflow":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
     with pytest.raises(pyode.InputError, match=r"pyode\[track\]"):
         pt.train(CONFIG, tmp_path, track=True)
 

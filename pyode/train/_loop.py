@@ -71,6 +71,8 @@ def resume(
     """
     run = Run.open(folder)
     trainer = Trainer(run.config, World.join())
+    if trainer.world.first:
+        run.tidy()
     if run.last.exists():
         trainer.load(load_checkpoint(run.last))
     return trainer.run(run, report, track)

@@ -78,6 +78,11 @@ class Run:
         """Whether the run has come to its end."""
         return (self.folder / "metrics.parquet").is_file()
 
+    def tidy(self) -> None:
+        """Remove what a kill left of checkpoints that were being written."""
+        for path in self.folder.glob("*.ckpt.*.tmp"):
+            path.unlink(missing_ok=True)
+
     def describe(self, split: Split) -> None:
         """Write what the data are; when they are described already, compare.
 
