@@ -263,7 +263,7 @@ def memory(limit: float) -> None:
             )  # fmt: skip
             sol.ys.square().mean().backward()
 
-        for _ in range(300):
+        for _ in range(900):
             step()
         before = _resident()
         for _ in range(1000):
