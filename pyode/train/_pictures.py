@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -54,8 +55,8 @@ def _grey(usual: str, low: float) -> Any:
     """Reader of 28×28 images; `data` may name another set than the usual one."""
 
     def load(config: Config) -> Split:
-        usual_here = "digits" if usual == "mnist" and config.data_dir is None else usual
-        name = config.data or usual_here
+        told = config.data_dir is not None or "PYODE_DATA" in os.environ
+        name = config.data or ("digits" if usual == "mnist" and not told else usual)
         if name == "digits":
             return _bundled(config)
         if name not in ("mnist", "fashion-mnist"):

@@ -48,6 +48,7 @@ def command(config: Config) -> str:
     for preset in ("quick", "paper"):
         usual = experiment.config(preset, model=config.model)
         words = [f"pyode train {config.experiment} --preset {preset} --model {config.model}"]
+        words += ["--data-dir DATA"] if config.data_dir is not None else []
         for name, value in config.model_dump().items():
             if name not in LEFT_OUT and value != getattr(usual, name):
                 words.append(f"--set {name}={value}")
