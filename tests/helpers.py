@@ -148,3 +148,29 @@ def tape_of(sol: pyode.Solution) -> object:
     while not hasattr(node, "tape"):
         node = node.next_functions[0][0]  # type: ignore[union-attr]
     return node.tape  # type: ignore[union-attr]
+
+
+BACKWARD = {
+    "discrete": pyode.Discrete(),
+    "interpolating": pyode.Interpolating(),
+    "gauss": pyode.Gauss(),
+    "quadrature": pyode.Quadrature(),
+}
+ALL = {**BACKWARD, "backsolve": pyode.Backsolve(on_drift="ignore"), "forward": pyode.Forward()}
+
+
+def rate_of(rate: Callable, p: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """A right-hand side, to be made a partial of its parameters."""
+    return rate(t, y, p)
+
+
+def net(t: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """A small field that is nonlinear in everything and depends on time."""
+    return torch.tanh(w.view(2, 2) @ y + t) - 0.3 * y * w[0]
+
+
+NET_Y0, NET_W = (0.4, -0.7), (0.5, -1.0, 0.8, 0.3)
+
+
+def fixed(solver: type, **options) -> pyode.Solver:
+    return solver(step_size=0.3, **options)

@@ -8,21 +8,29 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import F64, FORCED, GROWTH, LINEAR, SOLVERS, leaf, name_of, relative, tape_of
+from helpers import (
+    ALL,
+    BACKWARD,
+    F64,
+    FORCED,
+    GROWTH,
+    LINEAR,
+    NET_W,
+    NET_Y0,
+    SOLVERS,
+    fixed,
+    leaf,
+    name_of,
+    net,
+    rate_of,
+    relative,
+)
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import gradcheck
 
 import pyode
 from pyode import problems
-from pyode._torch import twice
 
-BACKWARD = {
-    "discrete": pyode.Discrete(),
-    "interpolating": pyode.Interpolating(),
-    "gauss": pyode.Gauss(),
-    "quadrature": pyode.Quadrature(),
-}
-ALL = {**BACKWARD, "backsolve": pyode.Backsolve(on_drift="ignore"), "forward": pyode.Forward()}
 EXPLICIT = {"Tsit5": pyode.Tsit5, "Dopri5": pyode.Dopri5, "Dopri8": pyode.Dopri8}
 
 
@@ -117,7 +125,7 @@ def test_published_gradients(case, solver, adjoint):
         end = leaf(0.0, case.end)
         options = EXPLICIT[solver](rtol=rtol, atol=rtol / 100)
         sol = pyode.solve(
-            functools.partial(_rate, case.rate, p),
+            functools.partial(rate_of, case.rate, p),
             y0,
             end,
             solver=options,
@@ -129,10 +137,6 @@ def test_published_gradients(case, solver, adjoint):
         found = {"p": p.grad, "y0": y0.grad, "end": end.grad[1:]}
         for name, exact in case.gradient.items():
             assert relative(found[name], leaf(*exact).detach()) < bound, (name, rtol)
-
-
-def _rate(rate, p, t, y):
-    return rate(t, y, p)
 
 
 def with_outputs(problem, solver, adjoint, at=(0.0, 0.23, 0.71, 1.0)):
@@ -171,18 +175,6 @@ def test_stiff_solver(adjoint):
     assert max(with_outputs(GROWTH, options, ALL[adjoint])) < 1e-6
 
 
-def net(t: Tensor, y: Tensor, w: Tensor) -> Tensor:
-    """A small field that is nonlinear in everything and depends on time."""
-    return torch.tanh(w.view(2, 2) @ y + t) - 0.3 * y * w[0]
-
-
-NET_Y0, NET_W = (0.4, -0.7), (0.5, -1.0, 0.8, 0.3)
-
-
-def fixed(solver: type, **options) -> pyode.Solver:
-    return solver(step_size=0.3, **options)
-
-
 INTERPS = [pytest.param(s, i, id=f"{name_of(s)}-{i}") for s in SOLVERS for i in s.interps]
 
 
@@ -195,7 +187,7 @@ def test_gradcheck(solver, interp, memory):
 
     def outputs(y0: Tensor, ts: Tensor, w: Tensor) -> Tensor:
         return pyode.solve(
-            functools.partial(_rate, net, w),
+            functools.partial(rate_of, net, w),
             y0,
             ts,
             solver=fixed(solver, interp=interp),
@@ -209,7 +201,7 @@ def test_gradcheck(solver, interp, memory):
 @pytest.mark.parametrize("solver", [pyode.RK4, pyode.Euler])
 def test_gradcheck_where_steps_are_the_outputs(solver):
     def outputs(y0: Tensor, ts: Tensor, w: Tensor) -> Tensor:
-        return pyode.solve(functools.partial(_rate, net, w), y0, ts, solver=solver()).ys
+        return pyode.solve(functools.partial(rate_of, net, w), y0, ts, solver=solver()).ys
 
     inputs = leaf(*NET_Y0), leaf(1.0, 0.6, 0.2, -0.1), leaf(*NET_W)
     assert gradcheck(outputs, inputs, atol=1e-7, rtol=1e-5)
@@ -221,7 +213,7 @@ def test_gradcheck_of_continuous_adjoints(adjoint):
 
     def outputs(y0: Tensor, ts: Tensor, w: Tensor) -> Tensor:
         return pyode.solve(
-            functools.partial(_rate, net, w),
+            functools.partial(rate_of, net, w),
             y0,
             ts,
             solver=pyode.Tsit5(rtol=1e-10, atol=1e-12),
@@ -230,139 +222,6 @@ def test_gradcheck_of_continuous_adjoints(adjoint):
 
     inputs = leaf(*NET_Y0), leaf(0.0, 0.37, 1.0), leaf(*NET_W)
     assert gradcheck(outputs, inputs, eps=1e-4, atol=1e-6, rtol=1e-5)
-
-
-# the adjoint identity, on the steps that were taken
-
-
-def frozen(seed: int, dtype: torch.dtype = F64):
-    """A random field, solver, interval and outputs; everything that a frozen-step test needs."""
-    rng = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=rng, dtype=F64).to(dtype)
-
-    n = int(torch.randint(1, 6, (), generator=rng))
-    m = int(torch.randint(2, 7, (), generator=rng))
-    kinds = [s for s in SOLVERS if not s.stiff]
-    kind = kinds[int(torch.randint(len(kinds), (), generator=rng))]
-    interp = kind.interps[int(torch.randint(len(kind.interps), (), generator=rng))]
-    solver = (
-        kind(rtol=1e-4, interp=interp) if kind.adaptive else kind(step_size=0.15, interp=interp)
-    )
-    ts = torch.rand(m, generator=rng, dtype=F64).sort(descending=bool(seed % 2)).values
-    ts = (ts + 0.05 * torch.arange(m, dtype=F64) * (-1 if seed % 2 else 1)).to(dtype)
-    w, b, y0 = normal(n, n), normal(n), normal(n)
-    leaves = [x.requires_grad_() for x in (y0, ts, w, b)]
-
-    def f(t: Tensor, y: Tensor) -> Tensor:
-        return torch.tanh(w @ y + b * t) - b * y
-
-    sol = pyode.solve(
-        f, y0, ts, solver=solver, adjoint=pyode.Discrete(memory="steps" if seed % 3 else None)
-    )
-    return sol, leaves, normal(m, n)
-
-
-def identity_defects(seed: int, dtype: torch.dtype = F64) -> tuple[float, float]:
-    """Discrete against autograd through the same steps, and <a, J v> against <Jᵀa, v>."""
-    sol, leaves, a = frozen(seed, dtype)
-    given = torch.autograd.grad((a * sol.ys).sum(), leaves, retain_graph=True)
-    ys = twice.replay(sol.plan, tape_of(sol), leaves[0], leaves[1])
-    assert relative(ys.detach(), sol.ys.detach()) < 5000 * torch.finfo(dtype).eps
-    a.requires_grad_()
-    wanted = torch.autograd.grad((a * ys).sum(), leaves, create_graph=True, allow_unused=True)
-    wanted = [torch.zeros_like(x) if g is None else g for g, x in zip(wanted, leaves, strict=True)]
-    size = max(float(g.detach().norm()) for g in wanted)
-    gap = max(float((g - w).detach().norm()) for g, w in zip(given, wanted, strict=True)) / size
-    # J v by differentiating Jᵀa in a
-    rng = torch.Generator().manual_seed(seed)
-    v = [torch.randn(x.shape, generator=rng, dtype=F64).to(dtype) for x in leaves]
-    pairing = sum((g * x).sum() for g, x in zip(wanted, v, strict=True))
-    (jv,) = torch.autograd.grad(pairing, a)
-    forward = float((a.detach() * jv).sum())
-    backward = float(sum((g * x).sum() for g, x in zip(given, v, strict=True)))
-    total = sum(float((g * x).abs().sum()) for g, x in zip(given, v, strict=True))
-    solver = sol.plan.solver  # the polynomials of Dopri8's full dense output round off three digits
-    size = 10 if (solver.order, solver.interp) == (8, "full") else 1
-    return gap / size, abs(forward - backward) / total / size
-
-
-@pytest.mark.parametrize("block", range(4))
-def test_adjoint_identity(block):
-    for seed in range(15 * block, 15 * block + 15):
-        assert max(identity_defects(seed)) < 1e-12, seed
-
-
-@pytest.mark.slow
-def test_adjoint_identity_500_times():
-    assert max(max(identity_defects(seed)) for seed in range(500)) < 1e-12
-
-
-def test_adjoint_identity_in_single_precision():
-    for seed in range(20):
-        assert max(identity_defects(seed, torch.float32)) < 1e-5, seed
-
-
-def test_replayed_steps_are_the_steps_taken():
-    """`memory="steps"` gives the gradient of the graphs that were kept, bit by bit."""
-    for seed in range(6):
-        sol, leaves, a = frozen(3 * seed)
-        kept = torch.autograd.grad((a * sol.ys).sum(), leaves, retain_graph=True)
-        assert sol.stats.backward.recomputed == 0
-        replayed = torch.autograd.grad((a * sol.ys).sum(), leaves)
-        assert sol.stats.backward.recomputed > 0
-        assert all(torch.equal(x, y) for x, y in zip(kept, replayed, strict=True))
-
-
-# second derivatives
-
-
-@pytest.mark.parametrize("solver", [pyode.RK4, pyode.Tsit5, pyode.Bosh3, pyode.Dopri8])
-def test_gradgradcheck(solver):
-    def outputs(y0: Tensor, ts: Tensor, w: Tensor) -> Tensor:
-        stepper = fixed(solver, interp=solver.interps[-1])
-        return pyode.solve(functools.partial(_rate, net, w), y0, ts, solver=stepper).ys
-
-    inputs = leaf(*NET_Y0), leaf(0.0, 0.37, 1.0), leaf(*NET_W)
-    assert gradgradcheck(outputs, inputs, atol=1e-6, rtol=1e-4)
-
-
-def test_hessian_of_the_logistic_equation():
-    """Second derivatives of y(T) in y0, r and K against the closed form: 1e-8."""
-
-    def closed(x: Tensor) -> Tensor:
-        rise = torch.exp(3 * x[1])
-        return x[2] * x[0] * rise / (x[2] + x[0] * (rise - 1))
-
-    def computed(x: Tensor) -> Tensor:
-        y0, p = x[:1], x[1:]
-        solver = pyode.Tsit5(rtol=1e-11, atol=1e-13)
-        rate = functools.partial(_rate, LOGISTIC.rate, p)
-        return pyode.solve(rate, y0, (0.0, 3.0), solver=solver).ys[-1, 0]
-
-    x = leaf(0.1, 1.3, 2.0)
-    exact = torch.autograd.functional.hessian(closed, x)
-    found = torch.autograd.functional.hessian(computed, x)
-    assert relative(found, exact) < 1e-8
-
-
-REFUSED = [
-    pytest.param(pyode.Tsit5(), pyode.Discrete(memory="steps"), id="steps"),
-    pytest.param(pyode.Tsit5(), pyode.Discrete(memory="1 kB"), id="budget"),
-    pytest.param(pyode.Kvaerno5(), pyode.Discrete(), id="implicit"),
-    *(pytest.param(pyode.Tsit5(), a, id=n) for n, a in ALL.items() if n != "discrete"),
-]
-
-
-@pytest.mark.parametrize(("solver", "adjoint"), REFUSED)
-def test_second_derivatives_are_refused_in_words(solver, adjoint):
-    y0, p = leaf(0.1), leaf(1.3, 2.0)
-    sol = pyode.solve(
-        functools.partial(_rate, LOGISTIC.rate, p), y0, (0.0, 3.0), solver=solver, adjoint=adjoint
-    )
-    with pytest.raises(pyode.GradientUnavailable, match=r"Discrete\(memory=None\)"):
-        torch.autograd.grad(sol.ys[-1, 0], (y0, p), create_graph=True)
 
 
 # agreement
