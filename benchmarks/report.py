@@ -145,7 +145,11 @@ def write(folder: pathlib.Path, facts: list[Fact], about: dict[str, Any]) -> Non
 
 def markdown(facts: list[Fact], about: dict[str, Any]) -> str:
     """The tables and their last lines, for a page."""
-    lines = [", ".join(f"{k} {v}" for k, v in about.items()) + ".", ""]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [
+        f"{about['threads']} threads of {about['cores']} cores, load {about['load']}; {versions}.",
+        "",
+    ]
     for name in dict.fromkeys(f["workload"] for f in facts):
         own = [f for f in facts if f["workload"] == name]
         done = sorted((f for f in own if "median" in f), key=lambda f: f["median"])
