@@ -19,6 +19,7 @@ from .rk import coefficients, dense_stages, explicit_step, spread
 from .tableaus import tableau_of
 
 EPS = float(np.finfo(float).eps)
+AHEAD = 4.0  # steps' worth of a quadrature that its first steps are judged by
 GAP = 4.0  # how much smaller than the tolerance an implicit method's dense output is kept
 
 
@@ -111,18 +112,23 @@ class Method:
         w = self.co.tensor(self.tableau.at((t - step.t0) / step.h))
         return torch.addmv(step.y0, step.k.t(), w, alpha=step.h)
 
-    def tolerance(self, size: Tensor) -> Tensor:
-        """`atol + rtol·|y|`, in place; |y| of quadratures is their RMS: nothing depends on one."""
+    def tolerance(self, size: Tensor, ahead: float = 0.0) -> Tensor:
+        """`atol + rtol·|y|`, in place; |y| of quadratures is their RMS: nothing depends on one.
+
+        They begin at 0: where it is larger, `ahead`, what a few such steps will add, is taken.
+        """
         solver: Any = self.solver
         if self.quadratures is not None:
             part = size[self.quadratures]
-            part.fill_(rms(part))
+            part.fill_(max(rms(part), ahead))
         return size.mul_(solver.rtol).add_(solver.atol)
 
     def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Norm) -> float:
         """Error estimate in units of the tolerance (host sync)."""
         solver: Any = self.solver
-        scale = self.tolerance(torch.maximum(y0.abs(), y1.abs()))
+        quad = self.quadratures
+        ahead = 0.0 if quad is None else AHEAD * abs(h) * rms(k[0, quad])
+        scale = self.tolerance(torch.maximum(y0.abs(), y1.abs()), ahead)
         sizes = []
         for e in self.co.e:
             sizes.append(norm(torch.mv(k[: len(e)].t(), e).div_(scale)) * abs(h))
