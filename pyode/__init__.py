@@ -18,6 +18,7 @@ from ._api import solve as solve
 from ._engine import Engine as Engine
 from ._engine import Plan as Plan
 from ._errors import BackwardError as BackwardError
+from ._errors import CompileWarning as CompileWarning
 from ._errors import DataError as DataError
 from ._errors import DriftWarning as DriftWarning
 from ._errors import GradientUnavailable as GradientUnavailable

@@ -148,6 +148,10 @@ class DriftWarning(UserWarning):
     """Backsolve's reconstructed state left the forward trajectory."""
 
 
+class CompileWarning(UserWarning):
+    """`compile=True` was asked for, and something runs eagerly; the result is the same."""
+
+
 class ToleranceWarning(UserWarning):
     """A tolerance is below what the dtype can hold, or was not reached."""
 

@@ -63,6 +63,8 @@ class Field:
         self.watched: tuple[Tensor, ...] = ()
         self.random = False  # whether f drew random numbers when it was first evaluated
         self.stats = Stats()
+        self.compiled: Any = None  # f as a graph, where the engine compiles
+        self.eager = ""  # why it does not
         self.first: tuple[float, Tensor] | None = None
         self._plain = layout.single and not layout.dtype.is_complex
         self._shape = layout.shapes[0]

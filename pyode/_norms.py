@@ -55,6 +55,23 @@ class Custom:
         return abs(float(self.norm(self.unflatten(scaled))))
 
 
+def spans_of(norm: Norm, start: int, stop: int) -> list[tuple[int, int]] | None:
+    """The spans of `start:stop` of whose RMS a norm is the largest, or None: it is the caller's."""
+    if norm is rms:
+        return [(start, stop)] if stop > start else []
+    if isinstance(norm, Groups):
+        return [(start + a, start + b) for a, b in norm.spans if b > a]
+    if not isinstance(norm, Largest):
+        return None
+    found = []
+    for part, inner in norm.parts:
+        spans = spans_of(inner, *part.indices(stop)[:2])
+        if spans is None:
+            return None
+        found += spans
+    return found
+
+
 def largest(values: list[float]) -> float:
     """The largest, or NaN if one is: `max` may pass over it."""
     return math.nan if any(v != v for v in values) else max(values)

@@ -17,6 +17,7 @@ from .._params import name_of_tensor
 from .._state import inside
 from . import diagnose
 from .adjoint_rhs import AdjointRHS, backward_failure
+from .compiled import CompiledMethod
 from .esdirk import Newton, SingularError
 from .method import Step
 from .rk import Carry, TimeGrads, Transpose, accumulate, explicit_step
@@ -25,15 +26,19 @@ from .tape import Tape
 
 def backward(adjoint: Discrete, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     """Transpose every accepted step, last to first."""
-    return _Pass(plan, tape, grad_ys).run()
+    if isinstance(tape.trajectory.method, CompiledMethod):
+        from .compiled_discrete import CompiledPass  # which is a `Pass`
+
+        return CompiledPass(plan, tape, grad_ys).run()
+    return Pass(plan, tape, grad_ys).run()
 
 
 def locate(plan: Plan, tape: Tape, grad_ys: Tensor) -> None:
     """The same pass with every step checked: it raises where the gradient stops being finite."""
-    _Pass(plan, tape, grad_ys, checked=True).run()
+    Pass(plan, tape, grad_ys, checked=True).run()
 
 
-class _Pass:
+class Pass:
     """One backward pass over a trajectory."""
 
     def __init__(self, plan: Plan, tape: Tape, grad_ys: Tensor, checked: bool = False):

@@ -16,7 +16,7 @@ from .. import _solvers as s
 from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
 from .._errors import GradientUnavailable, InputError, NonFiniteError, SolveError
-from .._norms import state_norm
+from .._norms import Norm, state_norm
 from . import (
     backsolve,
     diagnose,
@@ -30,7 +30,9 @@ from . import (
 )
 from ._plans import check_dense, decide
 from .adjoint_rhs import time_grads
+from .compiled import Saves, bind, forward_parts, not_compiled
 from .forward_solve import Recorder, Writer, nan_rows, run
+from .inductor import Uncompilable
 from .loop import Watch
 from .method import Method
 from .tableaus import TABLEAUS
@@ -44,6 +46,11 @@ class Torch(Engine):
 
     Args:
         watch, watch_backward: told of every step of the forward and of the backward solve.
+        compile: steps and their transposes as machine code, by TorchInductor (CPU, a C++ compiler).
+            The first solve of an f takes seconds; later ones with the same shapes, dtype and
+            solver, whatever the times, tolerances and values of parameters, take a fraction of
+            the eager time where f is small. What cannot be compiled runs eagerly, with a
+            `CompileWarning`; `sol.plan` says which. docs/compile.md.
     """
 
     name: ClassVar[str] = "torch"
@@ -54,6 +61,7 @@ class Torch(Engine):
     devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
     watch: Watch | None = None
     watch_backward: Watch | None = None
+    compile: bool = False
 
     def check(self, plan: Plan) -> None:
         super().check(plan)
@@ -66,6 +74,11 @@ class Torch(Engine):
             _check_independent(plan)
         check_dense(plan)
         decide(plan)
+        if self.compile:
+            try:
+                plan.field.compiled = bind(plan)
+            except Uncompilable as err:
+                not_compiled(plan, err, stacklevel=5)
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
         started = time.perf_counter()
@@ -121,7 +134,11 @@ class Torch(Engine):
         return twice.replay(plan, tape, y0, ts)
 
     def describe(self, plan: Plan) -> str:
-        return decide(plan).text
+        text = decide(plan).text
+        if not self.compile:
+            return text
+        why = plan.field.eager
+        return f"{text}; not compiled: {why}" if why else f"{text}; steps are compiled"
 
 
 @functools.singledispatch
@@ -187,8 +204,12 @@ def _check_independent(plan: Plan) -> None:
         )
     if plan.tstops or plan.jumps:
         raise InputError("`tstops` and `jumps` need batch='joint'.")
-    if solver.norm != "rms" or plan.engine != Torch():
+    if solver.norm != "rms" or _watched(plan.engine):
         raise InputError("a solver's `norm` and the engine's `watch` need batch='joint'.")
+
+
+def _watched(engine: Any) -> bool:
+    return engine.watch is not None or engine.watch_backward is not None
 
 
 def _independent(plan: Plan, y0: Tensor) -> Result:
@@ -209,24 +230,21 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     if plan.batch == "independent":
         return _independent(plan, y0)
     keep = decide(plan)
-    method = Method(plan.solver, y0.dtype, y0.device)
     field, n = plan.field, y0.numel()
+    norm = state_norm(plan.solver, plan.layout)
+    z: Tensor = y0
+    rhs: Any = field
     forward_mode = isinstance(plan.adjoint, adj.Forward) and bool(plan.needs)
-    rhs = sensitivities.SensitivityRHS(field) if forward_mode else field
-    z = rhs.start(y0) if forward_mode else y0  # type: ignore[union-attr]
+    if forward_mode:
+        rhs = sensitivities.SensitivityRHS(field)
+        z, norm = rhs.start(y0), rhs.norm(norm)
+    method, rhs, seen, recorder = _parts(plan, rhs, z, norm, keep.graphs)
     trajectory = Trajectory(
         rhs, method, z, plan.times.values[0], keep.slots, keep.keep_dense, keep.window, plan.jumps
     )
     trajectory.stats = plan.stats.forward
-    k0 = field.first[1] if field.first is not None and not forward_mode else None
-    recorder = None
-    if keep.graphs:
-        shared = method.tableau.stages - 1 if method.tableau.fsal else None
-        recorder = Recorder(field, shared, "ts" in plan.needs)
-        k0 = None
-    norm = state_norm(plan.solver, plan.layout)
-    norm = rhs.norm(norm) if forward_mode else norm  # type: ignore[union-attr]
-    seen = recorder or rhs
+    known = field.first is not None and not forward_mode and (recorder is None or seen is field)
+    k0 = field.first[1] if known else None  # type: ignore[index]
     rows = nan_rows(plan.times.values, y0)
     wide = nan_rows(plan.times.values, z) if forward_mode else rows
     writer = Writer(wide, plan.times.values, method, seen, z.numel())
@@ -235,7 +253,7 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         for step in run(plan, seen, z, trajectory, norm, k0, recorder and recorder.retry):
             writer.write(step)
             if recorder is not None:
-                recorder.accept(step.t1 in plan.jumps)
+                recorder.accept(step, step.t1 in plan.jumps)
     except SolveError as err:
         if err.from_f:
             raise
@@ -245,12 +263,29 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     plan.stats.forward.peak_bytes = trajectory.bytes_held
     tape = Tape(rows, trajectory, recorder.steps if recorder else None)
     if recorder is not None:
-        held = sum(len(evals) for evals in recorder.steps) * plan.state_bytes
-        plan.stats.forward.peak_bytes = max(plan.stats.forward.peak_bytes, held)
+        plan.stats.forward.peak_bytes = max(plan.stats.forward.peak_bytes, recorder.bytes_held)
     if forward_mode:
         columns = n + sum(field.sizes)
         tape.sensitivities = wide[:, n:].reshape(len(wide), n, columns)
     return Result(rows, tape, _Dense(trajectory, n), failure)
+
+
+def _parts(
+    plan: Plan, rhs: Any, y: Tensor, norm: Norm, graphs: bool
+) -> tuple[Method, Any, Any, Recorder | Saves | None]:
+    """Method, right-hand side, that as the loop sees it, and what records accepted steps."""
+    if plan.field.compiled is not None:
+        try:
+            method, rhs, saves = forward_parts(plan, plan.field.compiled, y, norm, graphs)
+            return method, rhs, rhs, saves
+        except Uncompilable as err:
+            not_compiled(plan, err, stacklevel=8)
+    method = Method(plan.solver, y.dtype, y.device)
+    if not graphs:
+        return method, rhs, rhs, None
+    shared = method.tableau.stages - 1 if method.tableau.fsal else None
+    recorder = Recorder(plan.field, shared, "ts" in plan.needs)
+    return method, rhs, recorder, recorder
 
 
 @dataclasses.dataclass(eq=False)

@@ -41,7 +41,13 @@ class Recorder:
         """Drop what a rejected attempt, or the choice of the first step, recorded."""
         del self.pending[1:]
 
-    def accept(self, jumped: bool) -> None:
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of the stage states whose graphs are kept."""
+        evals = sum(len(evals) for evals in self.steps)
+        return evals * self.field.layout.size * self.field.layout.real.itemsize
+
+    def accept(self, step: Step, jumped: bool) -> None:
         self.steps.append(self.pending)
         self.pending = [] if self.shared is None or jumped else [self.pending[self.shared]]
 

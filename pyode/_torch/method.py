@@ -137,8 +137,13 @@ class Method:
             gap = norm(torch.mv(k.t(), self.co.gap).div_(scale)) * abs(h)
             gap = GAP * gap * (gap * max(solver.rtol, EPS)) ** 0.25
             return gap if not gap <= sizes[0] else sizes[0]  # NaN stays NaN
-        if len(sizes) == 1:
-            return sizes[0]
-        fifth, third = sizes  # DOP853: Hairer, Nørsett, Wanner (1993), II.10
-        denominator = math.hypot(fifth, 0.1 * third)
-        return 0.0 if denominator == 0 else fifth * fifth / denominator  # NaN stays NaN
+        return joined(sizes)
+
+
+def joined(sizes: list[float]) -> float:
+    """One error of a tableau's one or two estimates."""
+    if len(sizes) == 1:
+        return sizes[0]
+    fifth, third = sizes  # DOP853: Hairer, Nørsett, Wanner (1993), II.10
+    denominator = math.hypot(fifth, 0.1 * third)
+    return 0.0 if denominator == 0 else fifth * fifth / denominator  # NaN stays NaN

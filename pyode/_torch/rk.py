@@ -97,6 +97,33 @@ def explicit_step(
     return k, y1
 
 
+def unrolled_step(
+    tableau: Tableau,
+    evaluate: Callable[[int, Tensor, Tensor], Tensor],
+    t0: Tensor,
+    t1: Tensor,
+    y: Tensor,
+    k0: Tensor,
+) -> tuple[list[Tensor], Tensor]:
+    """The same step with nothing written in place and times as tensors, for it to be traced.
+
+    `evaluate(i, t, y)` is stage i.
+    """
+    h = (t1 - t0).to(y.dtype)
+    k, point = [k0], y
+    for i in range(1, tableau.stages):
+        point = y + h * weighted(tableau.a[i], k)
+        at: Any = _at(t0, t1, h, tableau.c[i])
+        k.append(evaluate(i, at, point))
+    return k, point if tableau.fsal else y + h * weighted(tableau.b, k)
+
+
+def weighted(weights: Sequence[float], rows: Sequence[Tensor]) -> Tensor:
+    """Σ_i weights[i] rows[i], without those of weight 0."""
+    terms = [float(w) * row for w, row in zip(weights, rows, strict=False) if w]
+    return functools.reduce(torch.add, terms) if terms else torch.zeros_like(rows[0])
+
+
 def dense_stages(
     co: Coefficients,
     evaluate: Evaluate,

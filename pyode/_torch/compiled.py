@@ -1,0 +1,311 @@
+"""Steps as compiled programs: what stands where `Method` and the right-hand side stand.
+
+The loop, its controller and its failures are those of the eager engine; one attempt of a step,
+its error estimate included, is one call of a program, and so is its transpose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._adjoints import Discrete, Forward
+from .._engine import Plan
+from .._errors import CompileWarning
+from .._field import Field
+from .._norms import Norm, largest, spans_of
+from .._solvers import Solver
+from .capture import Captured, capture
+from .inductor import Pair, Run, Uncompilable, compile_one, compile_pair
+from .method import AHEAD, RHS, Method, Step, joined
+from .rk import unrolled_step, weighted
+from .tableaus import Tableau
+
+Evaluate = Callable[[int, Tensor, Tensor, Sequence[Tensor]], Tensor]  # stage, t, y, tensors
+Saved = list[Tensor]
+
+
+class Compiled:
+    """f of one solve as a graph, with the tensors it reads and the programs made of it.
+
+    Args:
+        field: the right-hand side.
+        captured: its graph, and the tensors it reads now.
+    """
+
+    def __init__(self, field: Field, captured: Captured):
+        self.field, self.graph = field, captured.graph
+        self.tensors = [x.detach() for x in captured.tensors]
+        own = {id(p): i for i, p in enumerate(field.params)}
+        pairs = [(i, own[id(x)]) for i, x in enumerate(captured.tensors) if id(x) in own]
+        self.places = tuple(i for i, _ in pairs)  # of the parameters among the tensors
+        self.params = tuple(j for _, j in pairs)  # and which parameters they are
+
+    def evaluate(self, i: int, t: Tensor, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        """F as part of a program."""
+        return self.graph(t.to(self.field.layout.real), y, tensors)
+
+    def program(self, key: Any, build: Callable[[], Any]) -> Any:
+        """The program of that key, built once; kept as long as the graph of f is."""
+        known, key = self.graph.programs, (torch.get_num_threads(), *key)
+        if key not in known:
+            try:
+                known[key] = build()
+            except Uncompilable as err:
+                known[key] = err
+        if isinstance(known[key], Uncompilable):
+            raise known[key]
+        return known[key]
+
+    def total(self) -> list[Tensor]:
+        """Zeros like the parameters that f reads."""
+        return [torch.zeros_like(self.tensors[i]) for i in self.places]
+
+
+def forward_parts(
+    plan: Plan, compiled: Compiled, y: Tensor, norm: Norm, graphs: bool
+) -> tuple[CompiledMethod, Any, Saves | None]:
+    """Method, right-hand side and, with `graphs`, collector of a forward solve.
+
+    Raises:
+        Uncompilable: with the reason.
+    """
+    exact = isinstance(plan.adjoint, Discrete) and bool(plan.needs)
+    wrt_t = "ts" in plan.needs
+    method = CompiledMethod(
+        plan.solver, y, compiled, compiled.evaluate, norm, ("y",), exact, wrt_t and exact
+    )
+    fsal = method.tableau.fsal
+    rhs = compiled.field if fsal else CompiledField(compiled, exact, wrt_t and exact)
+    return method, rhs, Saves(method, rhs) if graphs else None
+
+
+def bind(plan: Plan) -> Compiled:
+    """F of a plan, captured.
+
+    Raises:
+        Uncompilable: with the reason.
+    """
+    field, layout = plan.field, plan.layout
+    if layout.device.type != "cpu":
+        raise Uncompilable(f"the state is on {layout.device}: compiled steps are for the CPU")
+    if layout.dtype.is_complex or any(p.is_complex() for p in field.params):
+        raise Uncompilable("complex numbers are not compiled")
+    if plan.batch != "joint":
+        raise Uncompilable("samples with steps of their own are not compiled")
+    if plan.solver.stiff:
+        raise Uncompilable(f"{type(plan.solver).__name__} is implicit")
+    if isinstance(plan.adjoint, Forward) and plan.needs:
+        raise Uncompilable("Forward() integrates dense Jacobians")
+    if field.random:
+        raise Uncompilable("f draws random numbers")
+    if torch.is_autocast_enabled(layout.device.type):
+        raise Uncompilable("autocast is on")
+    start = plan.times.values[0]
+    y = torch.zeros(layout.size, dtype=layout.real).requires_grad_()
+    return Compiled(field, capture(field.f, layout, field.time(start), y))
+
+
+def not_compiled(plan: Plan, err: Uncompilable, stacklevel: int) -> None:
+    """From here on the solve is eager, and it is said why."""
+    plan.field.compiled, plan.field.eager = None, str(err)
+    warnings.warn(
+        f"compile=True, but this solve runs eagerly: {err}. The result is the same.",
+        CompileWarning,
+        stacklevel=stacklevel,
+    )
+
+
+class CompiledMethod(Method):
+    """A method whose attempt of a step is one call of a program."""
+
+    def __init__(
+        self,
+        solver: Solver,
+        y: Tensor,
+        compiled: Compiled,
+        evaluate: Evaluate,
+        norm: Norm,
+        kind: tuple[Any, ...],
+        differentiable: bool = False,
+        wrt_t: bool = False,
+        quadratures: slice | None = None,
+        inputs: list[Tensor] | None = None,
+    ):
+        super().__init__(solver, y.dtype, y.device)
+        self.compiled, self.quadratures = compiled, quadratures
+        self.inputs = inputs  # of each attempt, before the tensors that f reads
+        self.spans = spans_of(norm, 0, y.numel()) if self.adaptive else None
+        tol: Any = solver
+        self.tolerances = (tol.rtol, tol.atol) if self.adaptive else (0.0, 0.0)
+        self.saved: Saved = []
+        self.keep_stages = wrt_t or self.tableau.extra > 0  # outputs inside a step need them
+        self.sizes = y
+        fn = step_function(self.tableau, evaluate, self.spans, quadratures, len(inputs or ()))
+        examples = [self.numbers(0.0, 1.0), y, y.clone(), *(inputs or ()), *compiled.tensors]
+        spans = None if self.spans is None else tuple(self.spans)
+        quad = quadratures and (quadratures.start, quadratures.stop)
+        key = (*kind, self.tableau, spans, quad, y.numel(), y.dtype, compiled.params, differentiable, wrt_t)
+        self.pair: Pair | None = None
+        if differentiable:
+            self.pair = compiled.program(key, lambda: _pair(compiled, fn, examples, 3, wrt_t))
+            self.run: Run = self.pair.forward
+        else:
+            self.run = compiled.program(key, lambda: compile_one(fn, examples))
+
+    def numbers(self, t0: float, t1: float) -> Tensor:
+        """Everything of a step that is a number."""
+        return torch.tensor((t0, t1, *self.tolerances), dtype=torch.float64)
+
+    def attempt(
+        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        more = self.more(t0, t1)
+        out = self.run([self.numbers(t0, t1), y, k0, *more, *self.compiled.tensors])
+        k, _, y1, self.sizes = out[:4]
+        self.saved = list(out[4:])
+        self.count()
+        return k, y1
+
+    def keep(self, rhs: Any, k: Tensor) -> Kept:
+        """What the attempt just made keeps for its transpose."""
+        first = None
+        if isinstance(rhs, CompiledField):
+            first, rhs.first = rhs.first, None
+        return Kept(first, self.saved, k if self.keep_stages else None)
+
+    def more(self, t0: float, t1: float) -> Sequence[Tensor]:
+        """Further inputs of a step."""
+        return ()
+
+    def count(self) -> None:
+        self.compiled.field.stats.nfe += self.tableau.stages - 1
+
+    def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Norm) -> float:
+        if self.spans is None:
+            return super().error(h, k, y0, y1, norm)
+        sizes, m = self.sizes.tolist(), len(self.spans)
+        each = [largest([0.0, *sizes[i : i + m]]) * abs(h) for i in range(0, len(sizes), m or 1)]
+        return joined(each) if each else 0.0
+
+    def sample(self, rhs: RHS, step: Step, times: Sequence[float]) -> Tensor:
+        if self.tableau.extra and not step.filled:
+            rows = torch.empty_like(step.k[:1]).expand(self.tableau.extra, -1)
+            step.k = torch.cat([step.k[: self.tableau.stages], rows])
+        return super().sample(rhs, step, times)
+
+
+def _pair(
+    compiled: Compiled, fn: Any, examples: list[Tensor], outputs: int, wrt_t: bool
+) -> Pair:
+    lead = len(examples) - len(compiled.tensors)
+    params = [lead + i for i in compiled.places]
+    wanted = [*([0] if wrt_t else []), *range(1, lead), *params]
+    return compile_pair(fn, examples, wanted, params, outputs)
+
+
+def step_function(
+    tableau: Tableau,
+    evaluate: Evaluate,
+    spans: Sequence[tuple[int, int]] | None,
+    quad: slice | None,
+    more: int,
+) -> Callable[..., tuple[Tensor, ...]]:
+    """(numbers, y, k0, more..., tensors...) ↦ stages `[stages, n]`, the last of them, y1, sizes."""
+
+    def fn(numbers: Tensor, y: Tensor, k0: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        t0, t1, rtol, atol = numbers.unbind()
+
+        def stage(i: int, t: Tensor, point: Tensor) -> Tensor:
+            return evaluate(i, t, point, rest)
+
+        k, y1 = unrolled_step(tableau, stage, t0, t1, y, k0)
+        if not spans:
+            sizes = y.new_zeros(0)
+        else:
+            size = torch.maximum(y.abs(), y1.abs())
+            if quad is not None:
+                ahead = AHEAD * (t1 - t0).abs().to(y.dtype) * _rms(k[0][quad])
+                top = torch.maximum(_rms(size[quad]), ahead.to(torch.float64)).to(y.dtype)
+                size = torch.cat([size[: quad.start], top.expand_as(size[quad])])
+            scale = size * rtol + atol
+            errors = [weighted(e, k) / scale for e in tableau.e]
+            sizes = torch.stack([_rms(x[a:b]) for x in errors for a, b in spans])
+        return torch.stack(k), k[-1], y1, sizes.detach()
+
+    return fn
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.double().square().mean().sqrt()
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Kept:
+    """What a step keeps for its transpose: of its first stage, of the others, and the stages."""
+
+    first: Saved | None
+    saved: Saved
+    k: Tensor | None
+
+
+class Saves:
+    """Collects what accepted steps keep; stands where `Recorder` does."""
+
+    def __init__(self, method: CompiledMethod, rhs: Any):
+        self.method, self.rhs = method, rhs
+        self.steps: list[Any] = []
+
+    def retry(self) -> None:
+        """Nothing is kept of an attempt that was rejected."""
+
+    def accept(self, step: Step, jumped: bool) -> None:
+        self.steps.append(self.method.keep(self.rhs, step.k))
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of what the steps keep, f's own tensors not counted."""
+        if not self.steps:
+            return 0
+        own = {x.data_ptr() for x in self.method.compiled.tensors}
+        kept = [x for x in self.steps[-1].saved if x.data_ptr() not in own]
+        return len(self.steps) * sum(x.numel() * x.element_size() for x in kept)
+
+
+class CompiledField:
+    """The user's field, each evaluation one call of a program, for methods without FSAL."""
+
+    def __init__(self, compiled: Compiled, differentiable: bool, wrt_t: bool):
+        field = self.field = compiled.field
+        self.f, self.title, self.locate, self.blame = field.f, field.title, field.locate, field.blame
+        self.blocks, self.compiled = field.blocks, compiled
+        y = torch.zeros(field.layout.size, dtype=field.layout.real)
+        examples = [torch.zeros(2, dtype=torch.float64), y, *compiled.tensors]
+        self.pair: Pair | None = None
+        self.first: Saved | None = None  # what the first call since the last step keeps
+        key = ("f", y.numel(), y.dtype, compiled.params, differentiable, wrt_t)
+        if differentiable:
+            self.pair = compiled.program(key, lambda: _pair(compiled, self._fn, examples, 1, wrt_t))
+            self.run: Run = self.pair.forward
+        else:
+            self.run = compiled.program(key, lambda: compile_one(self._fn, examples))
+
+    def _fn(self, numbers: Tensor, y: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return (self.compiled.evaluate(0, numbers[0], y, tensors),)
+
+    @property
+    def stats(self) -> Any:
+        return self.field.stats
+
+    def __call__(self, t: float, y: Tensor) -> Tensor:
+        self.field.stats.nfe += 1
+        numbers = torch.tensor((t, 0.0), dtype=torch.float64)
+        out, *saved = self.run([numbers, y, *self.compiled.tensors])
+        if self.pair is not None and self.first is None:
+            self.first = saved
+        return out

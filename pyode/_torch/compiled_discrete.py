@@ -1,0 +1,123 @@
+"""The exact gradient of compiled steps: the transpose of each is one call of a program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._engine import Grads, Plan
+from .._state import inside
+from .compiled import CompiledField, CompiledMethod, Kept
+from .discrete import Pass
+from .method import Step
+from .rk import Carry, TimeGrads
+from .tape import Tape
+
+
+class CompiledPass(Pass):
+    """One backward pass over a trajectory of compiled steps."""
+
+    def __init__(self, plan: Plan, tape: Tape, grad_ys: Tensor):
+        super().__init__(plan, tape, grad_ys)
+        self.program: CompiledMethod = self.method  # type: ignore[assignment]
+        self.totals = self.program.compiled.total()
+        rows = self.tableau.stages
+        self.none = grad_ys.new_zeros(rows, grad_ys.shape[1])  # no cotangent of any stage
+
+    def run(self) -> Grads:
+        grads = super().run()
+        for j, total in zip(self.program.compiled.params, self.totals, strict=True):
+            grads.params[j] = grads.params[j] + total
+        return grads
+
+    def _step(self, n: int, carry: Carry, evals: Any) -> Carry:
+        """Transpose step n: outputs at its end and inside it, then the whole step."""
+        kept: Kept | None = evals
+        t0, t1 = self.trajectory.nodes[n], self.trajectory.nodes[n + 1]
+        first, last = self._outputs(t0, t1)
+        lam, time = carry.lam, self._time()
+        if last > first and self.keys[last - 1] == self.sign * t1:
+            last -= 1
+            lam = lam + self.grad_ys[last]
+        kept = self._again(n) if kept is None else kept
+        of_k, aside = self.none, None
+        if last > first:
+            inner = range(first, last)
+            aside = self.grad_ys[first:last].sum(0)
+            of_k, aside = self._dense(n, inner, kept, aside, time)
+        pair: Any = self.program.pair
+        of_last = self.none[0] if carry.fsal is None else carry.fsal
+        out = pair.backward([*kept.saved, of_k, of_last, lam, *self.totals])
+        self.field.stats.nvjp += self.tableau.stages - 1
+        if time is not None:
+            of_t, out = out[0], out[1:]
+            self._node(n, of_t[0].to(lam.dtype) + time.t0 - time.h)
+            self._node(n + 1, of_t[1].to(lam.dtype) + time.h)
+        lam, of_k0, self.totals = out[0], out[1], list(out[2:])
+        if aside is not None:
+            lam = lam + aside
+        if self.tableau.fsal and n > 0 and t0 not in self.trajectory.jumps:
+            return Carry(lam, of_k0)
+        return Carry(lam + self._first(n, kept, of_k0))
+
+    def _first(self, n: int, kept: Kept, a: Tensor) -> Tensor:
+        """Pull the cotangent of a step's first stage back through f."""
+        rhs, wrt_t = self.trajectory.field, self.wrt_t
+        if kept.first is not None:
+            out = rhs.pair.backward([*kept.first, a, *self.totals])  # type: ignore[attr-defined]
+            self.field.stats.nvjp += 1
+            if wrt_t:
+                self._node(n, out[0][0].to(a.dtype))
+            self.totals = list(out[1 + wrt_t :])
+            return out[int(wrt_t)]
+        y = self.trajectory.state(n)
+        ev = self.field.evaluation(self._ends(n)[0], y, wrt_t)
+        self.plan.stats.backward.recomputed += 1
+        time = self._time()
+        lam = self.transpose.pull(ev, a, time, 0.0)
+        if time is not None:
+            self._node(n, time.t0)
+        return lam
+
+    def _ends(self, n: int) -> tuple[float, float]:
+        nodes, jumps = self.trajectory.nodes, self.trajectory.jumps
+        ends = nodes[n], nodes[n + 1]
+        return inside(*ends, jumps, self.grad_ys.dtype) if jumps else ends
+
+    def _again(self, n: int) -> Kept:
+        """Step n once more, for what its transpose needs."""
+        y, rhs, (t0, t1) = self.trajectory.state(n), self.trajectory.field, self._ends(n)
+        if isinstance(rhs, CompiledField):
+            rhs.first = None
+        k, _ = self.program.attempt(rhs, t0, t1, y, rhs(t0, y))  # type: ignore[arg-type]
+        self.plan.stats.backward.recomputed += self.tableau.stages
+        return self.program.keep(rhs, k)
+
+    def _dense(
+        self, n: int, inner: range, kept: Kept, aside: Tensor, time: TimeGrads | None
+    ) -> tuple[Tensor, Tensor]:
+        """Cotangents that outputs inside a step put on its stages, and on its y0."""
+        t0, t1 = self.trajectory.nodes[n], self.trajectory.nodes[n + 1]
+        h, stages, k = t1 - t0, self.tableau.stages, kept.k
+        if not self.tableau.extra:
+            return self._inner(inner, t0, h, stages, k, time) * h, aside
+        y = self.trajectory.state(n)
+        step = Step(n, t0, t1, y, y, k)  # type: ignore[arg-type]
+        self.method.sample(self.field, step, [0.5 * (t0 + t1)])
+        rows = self._inner(inner, t0, h, len(self.co.c), step.k, time) * h
+        for i in range(len(self.co.c) - 1, stages - 1, -1):
+            point = torch.addmv(y, step.k[:i].t(), self.co.a[i], alpha=h)
+            at = t0 + self.co.c[i] * h
+            own = None if time is None else TimeGrads(time.t0, time.h.new_zeros(()))
+            mu = self.transpose.pull(
+                self.field.evaluation(at, point, self.wrt_t), rows[i], own, self.co.c[i]
+            )
+            if time is not None and own is not None:
+                own.h += torch.dot(mu, torch.mv(step.k[:i].t(), self.co.a[i]))
+                time.h += own.h
+            aside = aside + mu
+            rows[:i] += torch.outer(self.co.a[i], mu) * h
+        self.plan.stats.backward.recomputed += 2 * self.tableau.extra
+        return rows[:stages].contiguous(), aside

@@ -1,0 +1,170 @@
+"""Functions of tensors to machine code: the one file that calls what torch does not publish.
+
+A function is traced by `make_fx` on fake tensors (shapes without values, so that nothing of the
+data can enter the program), its transpose taken by `torch.func.vjp`, the two parted where the
+fewest bytes must be kept (the min-cut partitioner of AOTAutograd), and each compiled by Inductor,
+whose cache on disk serves the next process. Dynamo takes no part in a call of the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+SMALL = 4096  # multiplications up to which a matrix product is a loop, and no library call
+EAGER = "the step runs eagerly"
+
+Function = Callable[..., tuple[Tensor, ...]]
+Run = Callable[[list[Any]], Sequence[Tensor]]
+
+
+class Uncompilable(Exception):
+    """Why something was not compiled, in words."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """A function and its transpose.
+
+    `forward(inputs) -> [*outputs, *saved]`; `backward([*saved, *cotangents, *totals])` gives the
+    gradient of each wanted input, those that have totals added to them.
+    """
+
+    forward: Run
+    backward: Run
+    outputs: int
+
+
+def compile_one(fn: Function, inputs: list[Tensor]) -> Run:
+    """`fn` without gradients; a call takes and gives a list.
+
+    Raises:
+        Uncompilable: with the reason.
+    """
+    with _in_words():
+        return _compile(_trace(lambda xs: list(fn(*xs)), inputs))
+
+
+def compile_pair(
+    fn: Function, inputs: list[Tensor], wanted: list[int], summed: list[int], outputs: int
+) -> Pair:
+    """`fn` and its transpose.
+
+    Args:
+        fn: the first `outputs` of its results have cotangents; the others are not differentiated.
+        inputs: examples: their shapes, strides and dtypes are those of every call.
+        wanted: inputs whose gradient is wanted.
+        summed: of these, the ones whose gradient is added to a total that is given.
+        outputs: see `fn`.
+
+    Raises:
+        Uncompilable: with the reason.
+    """
+    counts: dict[str, int] = {}
+
+    def joint(primals: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
+        def part(*xs: Tensor) -> Any:
+            full = list(primals)
+            for i, x in zip(wanted, xs, strict=True):
+                full[i] = x
+            out = fn(*full)
+            return tuple(out[:outputs]), tuple(out[outputs:])
+
+        found, pull, rest = torch.func.vjp(part, *(primals[i] for i in wanted), has_aux=True)
+        grads = list(pull(tuple(tangents[:outputs])))
+        for i, total in zip(summed, tangents[outputs:], strict=True):
+            at = wanted.index(i)
+            grads[at] = total + grads[at]
+        counts["all"] = len(found) + len(rest)
+        return [*found, *rest, *grads]
+
+    with _in_words():
+        from functorch.compile import min_cut_rematerialization_partition
+
+        sample = [torch.zeros_like(x) for x in _shapes(fn, inputs)[:outputs]]
+        tangents = sample + [torch.zeros_like(inputs[i]) for i in summed]
+        graph = _trace(joint, inputs, tangents)
+        parted = min_cut_rematerialization_partition(
+            graph, (inputs, tangents), num_fwd_outputs=counts["all"]
+        )
+        forward, backward = parted
+        return Pair(_compile(forward), _compile(backward), counts["all"])
+
+
+def _shapes(fn: Function, inputs: list[Tensor]) -> list[Tensor]:
+    """Tensors like fn's results."""
+    graph = _trace(lambda xs: list(fn(*xs)), inputs)
+    (out,) = (node for node in graph.graph.nodes if node.op == "output")
+    like = [node.meta["val"] for node in out.args[0]]
+    return [torch.zeros(x.shape, dtype=x.dtype) for x in like]
+
+
+def _trace(fn: Callable[..., list[Tensor]], *inputs: list[Tensor]) -> GraphModule:
+    from torch._inductor.decomposition import select_decomp_table
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    aten: Any = torch.ops.aten
+    table = {**select_decomp_table(), aten.mm.default: _mm, aten.addmm.default: _addmm}
+    trace: Any = make_fx(
+        torch.func.functionalize(fn, remove="mutations"),
+        decomposition_table=table,
+        tracing_mode="fake",
+        _allow_non_fake_inputs=True,
+    )
+    graph = trace(*inputs)
+    for node in graph.graph.nodes:
+        if node.target is aten.copy_.default and node.args[0].op == "placeholder":
+            raise Uncompilable("f writes into a tensor it was given (BatchNorm in training mode?)")
+    return graph
+
+
+def _mm(a: Tensor, b: Tensor) -> Tensor:
+    """A small product as a sum, which is fused with what surrounds it."""
+    if a.shape[0] * a.shape[1] * b.shape[1] > SMALL or 0 in (*a.shape, *b.shape):
+        return NotImplemented
+    return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+
+
+def _addmm(c: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
+    product = _mm(a, b) if beta == alpha == 1 else NotImplemented
+    return product if product is NotImplemented else product + c
+
+
+def _compile(graph: GraphModule) -> Run:
+    import torch._inductor.config as config
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    examples = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    with torch.no_grad(), config.patch(cpp_wrapper=False):
+        return compile_fx_inner(graph, examples)  # type: ignore[return-value]
+
+
+class _in_words:  # noqa: N801
+    """What torch raises while it compiles, as `Uncompilable`; its own warnings are not ours."""
+
+    def __enter__(self) -> None:
+        self.quiet = warnings.catch_warnings()
+        self.quiet.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, kind: Any, err: BaseException | None, trace: Any) -> None:
+        self.quiet.__exit__(None, None, None)
+        if isinstance(err, Exception) and not isinstance(err, Uncompilable):
+            raise Uncompilable(reason(err)) from err
+
+
+def reason(err: BaseException) -> str:
+    """The first line of what torch said."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    text = lines[0] if lines else type(err).__name__
+    if "side effects" in text:
+        text = "f has side effects (it sets attributes, counts or appends), which would be lost"
+    if "compiler" in text.lower() and "c++" in text.lower():
+        text = f"no C++ compiler: {text}"
+    return text[:200].rstrip(".")
