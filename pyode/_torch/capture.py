@@ -93,7 +93,8 @@ class Tracer:
             except Exception as err:
                 self.why = reason(err)
                 raise Uncompilable(self.why) from None
-            hit, self.hit = self.hit, None
+            hit: Any = self.hit
+            self.hit = None
         if hit is None:
             raise Uncompilable("f computes nothing")
         graph, args = hit

@@ -150,11 +150,22 @@ class CompiledMethod(Method):
         examples = [self.numbers(0.0, 1.0), y, y.clone(), *(inputs or ()), *compiled.tensors]
         spans = None if self.spans is None else tuple(self.spans)
         quad = quadratures and (quadratures.start, quadratures.stop)
-        key = (*kind, self.tableau, spans, quad, y.numel(), y.dtype, compiled.params, differentiable, wrt_t)
+        key = (
+            *kind,
+            self.tableau,
+            spans,
+            quad,
+            y.numel(),
+            y.dtype,
+            compiled.params,
+            differentiable,
+            wrt_t,
+        )
+        self.run: Run
         self.pair: Pair | None = None
         if differentiable:
-            self.pair = compiled.program(key, lambda: _pair(compiled, fn, examples, 3, wrt_t))
-            self.run: Run = self.pair.forward
+            pair = compiled.program(key, lambda: _pair(compiled, fn, examples, 3, wrt_t))
+            self.pair, self.run = pair, pair.forward
         else:
             self.run = compiled.program(key, lambda: compile_one(fn, examples))
 
@@ -200,9 +211,7 @@ class CompiledMethod(Method):
         return super().sample(rhs, step, times)
 
 
-def _pair(
-    compiled: Compiled, fn: Any, examples: list[Tensor], outputs: int, wrt_t: bool
-) -> Pair:
+def _pair(compiled: Compiled, fn: Any, examples: list[Tensor], outputs: int, wrt_t: bool) -> Pair:
     lead = len(examples) - len(compiled.tensors)
     params = [lead + i for i in compiled.places]
     wanted = [*([0] if wrt_t else []), *range(1, lead), *params]
@@ -282,16 +291,22 @@ class CompiledField:
 
     def __init__(self, compiled: Compiled, differentiable: bool, wrt_t: bool):
         field = self.field = compiled.field
-        self.f, self.title, self.locate, self.blame = field.f, field.title, field.locate, field.blame
+        self.f, self.title, self.locate, self.blame = (
+            field.f,
+            field.title,
+            field.locate,
+            field.blame,
+        )
         self.blocks, self.compiled = field.blocks, compiled
         y = torch.zeros(field.layout.size, dtype=field.layout.real)
         examples = [torch.zeros(2, dtype=torch.float64), y, *compiled.tensors]
+        self.run: Run
         self.pair: Pair | None = None
         self.first: Saved | None = None  # what the first call since the last step keeps
         key = ("f", y.numel(), y.dtype, compiled.params, differentiable, wrt_t)
         if differentiable:
-            self.pair = compiled.program(key, lambda: _pair(compiled, self._fn, examples, 1, wrt_t))
-            self.run: Run = self.pair.forward
+            pair = compiled.program(key, lambda: _pair(compiled, self._fn, examples, 1, wrt_t))
+            self.pair, self.run = pair, pair.forward
         else:
             self.run = compiled.program(key, lambda: compile_one(self._fn, examples))
 

@@ -137,8 +137,10 @@ class Torch(Engine):
         text = decide(plan).text
         if not self.compile:
             return text
-        why = plan.field.eager
-        return f"{text}; not compiled: {why}" if why else f"{text}; steps are compiled"
+        if plan.field.eager:
+            return f"{text}; not compiled: {plan.field.eager}"
+        both = not plan.needs or isinstance(plan.adjoint, adj.Discrete)
+        return f"{text}; {'steps' if both else 'forward steps'} are compiled"
 
 
 @functools.singledispatch

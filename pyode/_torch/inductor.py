@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 SMALL = 4096  # multiplications up to which a matrix product is a loop, and no library call
-EAGER = "the step runs eagerly"
 
 Function = Callable[..., tuple[Tensor, ...]]
 Run = Callable[[list[Any]], Sequence[Tensor]]
@@ -76,7 +75,8 @@ def compile_pair(
             out = fn(*full)
             return tuple(out[:outputs]), tuple(out[outputs:])
 
-        found, pull, rest = torch.func.vjp(part, *(primals[i] for i in wanted), has_aux=True)
+        made: Any = torch.func.vjp(part, *(primals[i] for i in wanted), has_aux=True)
+        found, pull, rest = made
         grads = list(pull(tuple(tangents[:outputs])))
         for i, total in zip(summed, tangents[outputs:], strict=True):
             at = wanted.index(i)
@@ -90,7 +90,7 @@ def compile_pair(
         sample = [torch.zeros_like(x) for x in _shapes(fn, inputs)[:outputs]]
         tangents = sample + [torch.zeros_like(inputs[i]) for i in summed]
         graph = _trace(joint, inputs, tangents)
-        parted = min_cut_rematerialization_partition(
+        parted: Any = min_cut_rematerialization_partition(
             graph, (inputs, tangents), num_fwd_outputs=counts["all"]
         )
         forward, backward = parted
@@ -138,14 +138,27 @@ def _addmm(c: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -
 
 def _compile(graph: GraphModule) -> Run:
     import torch._inductor.config as config
+    from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx_inner
 
     examples = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-    with torch.no_grad(), config.patch(cpp_wrapper=False):
+    context = TracingContext(examples[0].fake_mode)  # without it, Inductor's cache is passed by
+    with torch.no_grad(), config.patch(_options(config)), tracing(context):
         return compile_fx_inner(graph, examples)  # type: ignore[return-value]
 
 
-class _in_words:  # noqa: N801
+def _options(config: Any) -> dict[str, Any]:
+    """Inductor's settings, those that this torch has.
+
+    A sum over two or three inputs of a small layer stays a sum of its own: unrolled into what
+    follows it, it would keep that (a tanh, say) from using vector instructions. Sizes and strides
+    are those of the examples: Dynamo's guards and the loop see to it.
+    """
+    wanted = {"unroll_reductions_threshold": 1, "size_asserts": False, "cpp_wrapper": False}
+    return {key: value for key, value in wanted.items() if hasattr(config, key)}
+
+
+class _in_words:
     """What torch raises while it compiles, as `Uncompilable`; its own warnings are not ours."""
 
     def __enter__(self) -> None:
