@@ -20,6 +20,7 @@ ADJOINTS = {
     "Backsolve": pyode.Backsolve(on_drift="ignore"),
     "Backsolve, seminorm": pyode.Backsolve(seminorm=True, on_drift="ignore"),
 }
+COMPILED = ", compiled"  # after an adjoint's name: `Torch(compile=True)`
 
 
 def pyode_rows() -> list[Row]:
@@ -30,6 +31,7 @@ def pyode_rows() -> list[Row]:
         return Row("pyode", name, method, lambda case: job(case, adjoint, method, batch))
 
     rows = [row(adjoint, method, "joint") for method in SOLVERS for adjoint in ADJOINTS]
+    rows += [row(f"Discrete(){COMPILED}", method, "joint") for method in ("dopri5", "tsit5")]
     per_sample = ("Discrete()", "Discrete('steps')")
     return rows + [row(a, m, "independent") for m in ("dopri5", "tsit5") for a in per_sample]
 
@@ -45,12 +47,13 @@ def applies(row: Row, kind: str) -> bool:
 def job(case: Case, adjoint: str, method: str, batch: str) -> Job:
     w = case.workload
     solver = SOLVERS[method](rtol=w.rtol, atol=w.atol)
-    chosen = ADJOINTS[adjoint]
+    chosen = ADJOINTS[adjoint.removesuffix(COMPILED)]
+    engine = pyode.Torch(compile=adjoint.endswith(COMPILED))
     y0, params = leaves(case)
 
     def run() -> Any:
         sol = pyode.solve(
-            case.f, y0, case.ts, solver=solver, adjoint=chosen, batch=batch,
+            case.f, y0, case.ts, solver=solver, adjoint=chosen, engine=engine, batch=batch,
             max_steps=max(w.max_steps, 100_000),
         )  # fmt: skip
         loss = w.loss(sol.ys, case.target)

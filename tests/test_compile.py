@@ -119,6 +119,53 @@ def test_same_as_eager_with_fixed_steps(net):
     assert sol.stats.backward.nvjp == eager.stats.backward.nvjp
 
 
+def test_without_gradients(net):
+    with torch.no_grad():
+        eager = pyode.solve(net, start(), TS, solver=DOPRI5)
+        sol = pyode.solve(net, start(), TS, solver=DOPRI5, engine=COMPILED)
+    assert "steps are compiled" in repr(sol.plan)
+    assert relative(sol.ys, eager.ys) <= 1e-12
+    assert relative(sol(0.4), eager(0.4)) <= 1e-12
+    assert sol.stats.forward.nfe == eager.stats.forward.nfe
+
+
+ADJOINTS = (
+    pyode.Backsolve(on_drift="ignore"),
+    pytest.param(pyode.Backsolve(seminorm=True, on_drift="ignore"), marks=pytest.mark.slow),
+    pytest.param(pyode.Interpolating(), marks=pytest.mark.slow),
+    pytest.param(pyode.Interpolating(checkpoints=20), marks=pytest.mark.slow),
+    pytest.param(pyode.Gauss(), marks=pytest.mark.slow),
+    pytest.param(pyode.Quadrature(), marks=pytest.mark.slow),
+)
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS, ids=repr)
+def test_every_adjoint(net, adjoint):
+    eager, sol = same(net, adjoint=adjoint)
+    for count in ("accepted", "rejected", "nfe", "nvjp"):
+        assert getattr(sol.stats.backward, count) == getattr(eager.stats.backward, count)
+
+
+@pytest.mark.slow
+def test_parameters_the_adjoint_does_not_meet(net):
+    """Frozen, unused and closed-over ones, in the state of Backsolve."""
+    net.unused = nn.Parameter(torch.ones(2, dtype=F64))
+    net.inner.bias.requires_grad_(False)
+    found = []
+    for engine in ("torch", COMPILED):
+        net.zero_grad()
+        adjoint = pyode.Backsolve(on_drift="ignore")
+        params = [p for p in net.parameters() if p.requires_grad]
+        sol = pyode.solve(
+            net, start(), TS, solver=DOPRI5, engine=engine, adjoint=adjoint, params=params
+        )
+        sol.ys.square().sum().backward()
+        found.append([p.grad.clone() for p in params])
+    for g, e in zip(found[1], found[0], strict=True):
+        assert torch.allclose(g, e, rtol=1e-12, atol=1e-15)
+    assert net.inner.bias.grad is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("adjoint", [pyode.Discrete(), pyode.Discrete(memory="steps")])
 @pytest.mark.parametrize(

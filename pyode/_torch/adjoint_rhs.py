@@ -15,6 +15,8 @@ from .._errors import BackwardError, InputError, SolveError
 from .._field import Block, Field
 from .._norms import Custom, Largest, Norm, rms, state_norm
 from .._solvers import Solver
+from .compiled import not_compiled
+from .inductor import Uncompilable
 from .loop import Integrator
 from .method import Method, Step
 
@@ -145,15 +147,15 @@ class Sweep:
         seminorm: bool = False,
         norm: Callable[[Any], Any] | None = None,
     ):
-        self.plan, self.rhs, self.lam = plan, rhs, lam
+        self.plan, self.lam = plan, lam
         self.times = plan.times.values
-        self.method = Method(reverse_solver(plan), z.dtype, z.device)
-        state = state_norm(self.method.solver, plan.layout)
-        self.method.quadratures = slice(lam.stop, None) if rhs.params else None
+        state = state_norm(reverse_solver(plan), plan.layout)
+        judge = Custom(norm, rhs.parts) if norm is not None else rhs.norm(seminorm, state)
+        self.method, self.rhs = _parts(plan, rhs, z, lam, judge)
         self.integ = Integrator(
-            rhs,
+            self.rhs,
             self.method,
-            Custom(norm, rhs.parts) if norm is not None else rhs.norm(seminorm, state),
+            judge,
             self.times[-1],
             z,
             self.times[0],
@@ -191,6 +193,24 @@ class Sweep:
                 raise
             raise backward_failure(self.plan, err, b, a) from err
         return self.integ.y
+
+
+def _parts(
+    plan: Plan, rhs: AdjointRHS, z: Tensor, lam: slice, norm: Norm
+) -> tuple[Method, AdjointRHS]:
+    """Method and right-hand side of the backward solve, compiled where that was asked for."""
+    solver = reverse_solver(plan)
+    quad = slice(lam.stop, None) if rhs.params else None
+    if plan.field.compiled is not None:
+        from .compiled_adjoint import adjoint_parts  # whose right-hand side is an `AdjointRHS`
+
+        try:
+            return adjoint_parts(solver, rhs, z, plan.field.compiled, norm, quad)
+        except Uncompilable as err:
+            not_compiled(plan, err, 10, "the backward solve")
+    method = Method(solver, z.dtype, z.device)
+    method.quadratures = quad
+    return method, rhs
 
 
 def backward_failure(plan: Plan, err: SolveError, a: float, b: float) -> BackwardError:

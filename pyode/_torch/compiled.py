@@ -111,11 +111,11 @@ def bind(plan: Plan) -> Compiled:
     return Compiled(field, capture(field.f, layout, field.time(start), y))
 
 
-def not_compiled(plan: Plan, err: Uncompilable, stacklevel: int) -> None:
+def not_compiled(plan: Plan, err: Uncompilable, stacklevel: int, what: str = "this solve") -> None:
     """From here on the solve is eager, and it is said why."""
     plan.field.compiled, plan.field.eager = None, str(err)
     warnings.warn(
-        f"compile=True, but this solve runs eagerly: {err}. The result is the same.",
+        f"compile=True, but {what} runs eagerly: {err}. The result is the same.",
         CompileWarning,
         stacklevel=stacklevel,
     )
@@ -135,19 +135,19 @@ class CompiledMethod(Method):
         differentiable: bool = False,
         wrt_t: bool = False,
         quadratures: slice | None = None,
-        inputs: list[Tensor] | None = None,
+        inputs: Callable[[int], list[Tensor]] = lambda stages: [],
     ):
         super().__init__(solver, y.dtype, y.device)
         self.compiled, self.quadratures = compiled, quadratures
-        self.inputs = inputs  # of each attempt, before the tensors that f reads
         self.spans = spans_of(norm, 0, y.numel()) if self.adaptive else None
         tol: Any = solver
         self.tolerances = (tol.rtol, tol.atol) if self.adaptive else (0.0, 0.0)
         self.saved: Saved = []
         self.keep_stages = wrt_t or self.tableau.extra > 0  # outputs inside a step need them
         self.sizes = y
-        fn = step_function(self.tableau, evaluate, self.spans, quadratures, len(inputs or ()))
-        examples = [self.numbers(0.0, 1.0), y, y.clone(), *(inputs or ()), *compiled.tensors]
+        fn = step_function(self.tableau, evaluate, self.spans, quadratures)
+        more = inputs(self.tableau.stages)  # of each attempt, before the tensors that f reads
+        examples = [self.numbers(0.0, 1.0), y, y.clone(), *more, *compiled.tensors]
         spans = None if self.spans is None else tuple(self.spans)
         quad = quadratures and (quadratures.start, quadratures.stop)
         key = (
@@ -223,7 +223,6 @@ def step_function(
     evaluate: Evaluate,
     spans: Sequence[tuple[int, int]] | None,
     quad: slice | None,
-    more: int,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """(numbers, y, k0, more..., tensors...) ↦ stages `[stages, n]`, the last of them, y1, sizes."""
 

@@ -139,8 +139,7 @@ class Torch(Engine):
             return text
         if plan.field.eager:
             return f"{text}; not compiled: {plan.field.eager}"
-        both = not plan.needs or isinstance(plan.adjoint, adj.Discrete)
-        return f"{text}; {'steps' if both else 'forward steps'} are compiled"
+        return f"{text}; steps are compiled"
 
 
 @functools.singledispatch

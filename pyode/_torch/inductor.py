@@ -47,7 +47,7 @@ def compile_one(fn: Function, inputs: list[Tensor]) -> Run:
         Uncompilable: with the reason.
     """
     with _in_words():
-        return _compile(_trace(lambda xs: list(fn(*xs)), inputs))
+        return _compile(_trace(fn, *inputs))
 
 
 def compile_pair(
@@ -99,13 +99,13 @@ def compile_pair(
 
 def _shapes(fn: Function, inputs: list[Tensor]) -> list[Tensor]:
     """Tensors like fn's results."""
-    graph = _trace(lambda xs: list(fn(*xs)), inputs)
+    graph = _trace(fn, *inputs)
     (out,) = (node for node in graph.graph.nodes if node.op == "output")
     like = [node.meta["val"] for node in out.args[0]]
     return [torch.zeros(x.shape, dtype=x.dtype) for x in like]
 
 
-def _trace(fn: Callable[..., list[Tensor]], *inputs: list[Tensor]) -> GraphModule:
+def _trace(fn: Callable[..., Sequence[Tensor]], *inputs: Any) -> GraphModule:
     from torch._inductor.decomposition import select_decomp_table
     from torch.fx.experimental.proxy_tensor import make_fx
 

@@ -1,0 +1,131 @@
+"""Steps of the adjoint equation as compiled programs: f and its vjp at every stage in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._norms import Norm
+from .._solvers import Solver
+from .adjoint_rhs import AdjointRHS
+from .compiled import Compiled, CompiledMethod
+from .inductor import Run, Uncompilable, compile_one
+
+
+def adjoint_parts(
+    solver: Solver, rhs: AdjointRHS, z: Tensor, compiled: Compiled, norm: Norm, quad: slice | None
+) -> tuple[CompiledMethod, AdjointRHS]:
+    """Method and right-hand side of a backward solve.
+
+    Raises:
+        Uncompilable: with the reason.
+    """
+    if solver.stiff:
+        raise Uncompilable(f"the adjoint's solver {type(solver).__name__} is implicit")
+    return AdjointMethod(solver, rhs, z, compiled, norm, quad), CompiledAdjoint(rhs, z, compiled)
+
+
+class CompiledAdjoint(AdjointRHS):
+    """The adjoint equation, each evaluation one call of a program."""
+
+    def __init__(self, rhs: AdjointRHS, z: Tensor, compiled: Compiled):
+        super().__init__(rhs.field, rhs.y_of_t, rhs.params)
+        self.compiled = compiled
+        evaluate = derivative(rhs, compiled)
+
+        def fn(numbers: Tensor, state: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            return (evaluate(0, numbers[0], state, rest),)
+
+        lead = [torch.zeros(1, dtype=torch.float64), torch.zeros_like(z), *along(rhs, 1)]
+        key = ("adjoint f", *kind(rhs), z.dtype, compiled.params)
+        build: Callable[[], Run] = lambda: compile_one(fn, [*lead, *compiled.tensors])  # noqa: E731
+        self.run: Run = compiled.program(key, build)
+
+    def __call__(self, t: float, z: Tensor) -> Tensor:
+        stats = self.field.stats
+        stats.nfe += 1
+        stats.nvjp += 1
+        along = () if self.y_of_t is None else (self.y_of_t(t).unsqueeze(0),)
+        numbers = torch.tensor((t,), dtype=torch.float64)
+        return self.run([numbers, z, *along, *self.compiled.tensors])[0]
+
+
+class AdjointMethod(CompiledMethod):
+    """A method for the adjoint equation; y(t) at the stages is looked up before each step."""
+
+    def __init__(
+        self,
+        solver: Solver,
+        rhs: AdjointRHS,
+        z: Tensor,
+        compiled: Compiled,
+        norm: Norm,
+        quad: slice | None,
+    ):
+        self.y_of_t = rhs.y_of_t
+        super().__init__(
+            solver,
+            torch.zeros_like(z),
+            compiled,
+            derivative(rhs, compiled),
+            norm,
+            ("adjoint", *kind(rhs)),
+            quadratures=quad,
+            inputs=lambda stages: along(rhs, stages),
+        )
+
+    def more(self, t0: float, t1: float) -> Sequence[Tensor]:
+        if self.y_of_t is None:
+            return ()
+        nodes = self.tableau.c[1 : self.tableau.stages]
+        rows = [self.y_of_t(t1 if c == 1.0 else t0 + c * (t1 - t0)) for c in nodes]
+        return (torch.stack([rows[0], *rows]),)  # the first stage is known
+
+    def count(self) -> None:
+        super().count()
+        self.compiled.field.stats.nvjp += self.tableau.stages - 1
+
+
+def along(rhs: AdjointRHS, stages: int) -> list[Tensor]:
+    """An example of y(t) at the stages, where it is an input."""
+    if rhs.y_of_t is None:
+        return []
+    return [torch.zeros(stages, rhs.n, dtype=rhs.field.layout.real)]
+
+
+def kind(rhs: AdjointRHS) -> tuple[Any, ...]:
+    """What tells one adjoint equation of f from another."""
+    return rhs.y_of_t is None, rhs.params, tuple(rhs.field.sizes)
+
+
+def derivative(rhs: AdjointRHS, compiled: Compiled) -> Any:
+    """`AdjointRHS.__call__` as part of a program."""
+    # nothing of the solve is kept here but what the program needs
+    n, with_y, sizes = rhs.n, rhs.y_of_t is not None, rhs.field.sizes if rhs.params else []
+    places, owners, evaluate = compiled.places, compiled.params, compiled.evaluate
+
+    def at(i: int, t: Tensor, z: Tensor, rest: Sequence[Tensor]) -> Tensor:
+        y, lam = (rest[0][i], z[:n]) if with_y else (z[:n], z[n : 2 * n])
+        tensors = list(rest[1:] if with_y else rest)
+
+        def f(y: Tensor, *params: Tensor) -> Tensor:
+            for place, p in zip(places, params, strict=False):
+                tensors[place] = p
+            return evaluate(i, t, y, tensors)
+
+        wanted = [tensors[place] for place in places] if sizes else []
+        made: Any = torch.func.vjp(f, y, *wanted)
+        dy, pull = made
+        back, *grads = pull(lam.neg())
+        parts = [back] if with_y else [dy, back]
+        of = dict(zip(owners, grads, strict=False))
+        parts += [
+            of[j].reshape(-1).to(z.dtype) if j in of else z.new_zeros(size)
+            for j, size in enumerate(sizes)
+        ]
+        return torch.cat(parts)
+
+    return at
