@@ -280,8 +280,9 @@ class Kvaerno5(AdaptiveSolver):
     """Kværnø 5(4), L-stable, stiffly accurate ESDIRK (doi:10.1023/B:BITN.0000046811.70614.38).
 
     Seven stages, six of them implicit: simplified Newton with the dense Jacobian ∂f/∂y of the
-    step's start, one LU factorisation a step of size n. Cost O(n³) a step, memory O(n²). The step
-    size heeds the error of the dense output too, from which adjoints read y(t).
+    step's start, one LU factorisation a step of size n. Cost O(n³) a step, memory O(n²). Steps that
+    hold an output, or a time at which an adjoint reads y(t), have two implicit stages more, for a
+    dense output of order 5; its error is controlled with that of the steps.
     """
 
     order: ClassVar[int] = 5

@@ -37,7 +37,7 @@ DENSE = {
     pyode.Dopri5: 4,
     pyode.Tsit5: 4,
     pyode.Dopri8: 7,
-    pyode.Kvaerno5: 4,
+    pyode.Kvaerno5: 5,
 }
 
 

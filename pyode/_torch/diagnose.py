@@ -265,6 +265,17 @@ def not_replayed(t: float) -> SolveError:
     )
 
 
+def not_interpolated(t0: float, t1: float) -> SolveError:
+    """The stages of an implicit step converged, those of its dense output did not."""
+    return StepUnderflowError(
+        f"Newton's iteration did not converge for an output between the steps at t={t0:.10g} and "
+        f"{t1:.10g}.",
+        t=t0,
+        cause="f jumps or has a kink there",
+        hint="pass the times where it does as `jumps`, a smaller max_step, or ts at ends of steps.",
+    )
+
+
 def newton(integ: Integrator, h: float, k0: Tensor) -> SolveError:
     """Newton failed in a fixed step."""
     if integ.trouble.non_finite:

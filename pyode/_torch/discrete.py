@@ -187,7 +187,7 @@ class Pass:
         t0, t1 = trajectory.nodes[n], trajectory.nodes[n + 1]
         ends = inside(t0, t1, trajectory.jumps, y.dtype) if trajectory.jumps else (t0, t1)
         if tableau.gamma:
-            return self._replay_implicit(y, *ends)
+            return self._replay_implicit(Step(n, *ends, y, y, y), inner)
         evals: list[Evaluation] = []
         shared = tableau.fsal and carry.at is not None
 
@@ -208,16 +208,19 @@ class Pass:
         self.plan.stats.backward.recomputed += len(evals)
         return evals, k[: len(evals)]
 
-    def _replay_implicit(self, y: Tensor, t0: float, t1: float) -> tuple[list[Evaluation], Tensor]:
-        h = t1 - t0
+    def _replay_implicit(self, step: Step, inner: bool) -> tuple[list[Evaluation], Tensor]:
         before = self.field.stats.nfe
+        t0, t1, h, y = step.t0, step.t1, step.h, step.y0
         try:
-            k, _ = self.method.attempt(self.field, t0, t1, y, self.field(t0, y))
+            step.k, step.y1 = self.method.attempt(self.field, t0, t1, y, self.field(t0, y))
+            if inner:
+                self.method.fill(self.field, step)
         except SingularError:
             raise diagnose.not_replayed(t0) from None
         self.plan.stats.backward.recomputed += self.field.stats.nfe - before
+        k = step.k if inner else step.k[: self.tableau.stages]
         evals = [self.field.evaluation(t0, y, self.wrt_t)]
-        for i in range(1, self.tableau.stages):
+        for i in range(1, len(k)):
             point = (
                 torch.addmv(y, k[:i].t(), self.co.a[i], alpha=h) + (h * self.tableau.gamma) * k[i]
             )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -38,12 +42,28 @@ class Newton:
                 raise SingularError
             self.factors.append((block.start, block.stop, lu, pivots))
 
+    slowest = CONTRACTION
+
+    def at(self, t: float, x: Tensor) -> Newton:
+        """The iteration matrix at an iterate: that of the step's start."""
+        return self
+
     def solve(self, r: Tensor) -> Tensor:
         x = r.clone()
         for start, stop, lu, pivots in self.factors:
             part = torch.linalg.lu_solve(lu, pivots, r[start:stop].unsqueeze(1))
             x[start:stop] = part.squeeze(1)
         return x
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FullNewton:
+    """A new Jacobian in each iteration, which may be at the other side of a kink than the last."""
+
+    at: Callable[[float, Tensor], Newton]
+    tol: float
+    most: int = MAX_NEWTON
+    slowest: float = math.inf
 
 
 class SingularError(ArithmeticError):
@@ -77,21 +97,68 @@ def esdirk_step(
         SingularError: Newton did not converge.
     """
     tableau = co.tableau
-    gamma = h * tableau.gamma
     k = torch.empty(len(co.c), y.numel(), dtype=y.dtype, device=y.device)
     k[0] = evaluate(t0, y) if k0 is None else k0
     point = y
     for i in range(1, tableau.stages):
-        base = combine(y, h, k[:i], co.a[i])
-        t = t1 if co.c[i] == 1.0 else t0 + co.c[i] * h
-        point = _newton(evaluate, newton, scale, t, base, gamma, base + gamma * k[i - 1])
-        k[i] = (point - base) / gamma
+        point = _stage(co, evaluate, newton, scale, i, t0, t1, h, y, k)
     return k, point
+
+
+def esdirk_dense_stages(
+    co: Coefficients,
+    evaluate: Evaluate,
+    renew: Callable[[float, Tensor], Newton],
+    scale: Tensor | None,
+    t0: float,
+    t1: float,
+    h: float,
+    y: Tensor,
+    k: Tensor,
+) -> None:
+    """Fill the trailing stages that only the dense output uses.
+
+    Args:
+        renew: (t, y) ↦ Newton's iteration with the Jacobian there.
+
+    Raises:
+        SingularError: Newton did not converge, not even with a new Jacobian in each iteration.
+    """
+    newton = renew(t0, y)
+    for i, row in enumerate(co.guess, co.tableau.stages):
+        guess = combine(y, h, k[: len(row)], row)
+        try:
+            _stage(co, evaluate, newton, scale, i, t0, t1, h, y, k, guess)
+        except SingularError:  # a kink: no shorter step is to be had here
+            _stage(co, evaluate, FullNewton(renew, newton.tol), scale, i, t0, t1, h, y, k, guess)
+
+
+def _stage(
+    co: Coefficients,
+    evaluate: Evaluate,
+    newton: Newton | FullNewton,
+    scale: Tensor | None,
+    i: int,
+    t0: float,
+    t1: float,
+    h: float,
+    y: Tensor,
+    k: Tensor,
+    guess: Tensor | None = None,
+) -> Tensor:
+    """State at stage i, whose derivative goes into row i of `k`."""
+    gamma = h * co.tableau.gamma
+    base = combine(y, h, k[:i], co.a[i])
+    t = t1 if co.c[i] == 1.0 else t0 + co.c[i] * h
+    guess = base + gamma * k[i - 1] if guess is None else guess
+    point = _newton(evaluate, newton, scale, t, base, gamma, guess)
+    k[i] = (point - base) / gamma
+    return point
 
 
 def _newton(
     evaluate: Evaluate,
-    newton: Newton,
+    newton: Newton | FullNewton,
     scale: Tensor | None,
     t: float,
     base: Tensor,
@@ -102,7 +169,7 @@ def _newton(
     x, last = guess, float("inf")
     for _ in range(newton.most):
         rate_of_x = evaluate(t, x)
-        delta = newton.solve(base + gamma * rate_of_x - x)
+        delta = newton.at(t, x).solve(base + gamma * rate_of_x - x)
         x = x + delta
         size = _size(delta, x, scale)
         if not size < float("inf"):
@@ -111,7 +178,7 @@ def _newton(
         rate = size / last if last < float("inf") else 0.5
         if size == 0.0 or (rate < 1 and size * rate / (1 - rate) <= newton.tol):
             return x
-        if rate > CONTRACTION:
+        if rate > newton.slowest:
             if size > 1e3 * newton.tol:
                 raise SingularError
             if newton.most == MAX_EXACT:

@@ -14,7 +14,8 @@ from torch import Tensor
 from .._field import Block
 from .._norms import Norm, rms
 from .._solvers import AdaptiveSolver, Solver
-from .esdirk import MAX_EXACT, Newton, esdirk_step
+from . import diagnose
+from .esdirk import MAX_EXACT, Newton, SingularError, esdirk_dense_stages, esdirk_step
 from .rk import coefficients, dense_stages, explicit_step, spread
 from .tableaus import tableau_of
 
@@ -81,26 +82,52 @@ class Method:
             h = spread(h, y)
         if not self.tableau.gamma:
             return explicit_step(self.co, rhs, t0, t1, h, y, k0)
-        if self._jac is None or self._jac[0] != t0 or self._jac[1] is not y:
-            self._jac = (t0, y, rhs.blocks(t0, y))
-        newton, scale = self._newton(self._jac[2], h, y)
-        return esdirk_step(self.co, rhs, newton, scale, t0, t1, h, y, k0)
+        newton = self._newton(self._blocks(rhs, t0, y), h)
+        return esdirk_step(self.co, rhs, newton, self._scale(y), t0, t1, h, y, k0)
 
-    def _newton(self, blocks: list[Block], h: float, y: Tensor) -> tuple[Newton, Tensor | None]:
-        """Newton's iteration and the scale of its errors: the tolerance; None: to rounding."""
+    def _newton(self, blocks: list[Block], h: float) -> Newton:
+        """Newton's iteration, which ends at a thousandth of the tolerance, or at rounding."""
         gamma, solver = self.tableau.gamma, self.solver
-        eps = torch.finfo(y.dtype).eps
+        eps = torch.finfo(self.co.dtype).eps
         if not isinstance(solver, AdaptiveSolver) or not self.adaptive:
-            return Newton(blocks, h, gamma, 4 * eps, MAX_EXACT), None
-        rtol = max(solver.rtol, 50 * eps)
-        scale = (solver.atol + rtol * y.abs()).clamp_min_(torch.finfo(y.dtype).tiny)
-        return Newton(blocks, h, gamma, max(1e-3, 50 * eps / rtol)), scale
+            return Newton(blocks, h, gamma, 4 * eps, MAX_EXACT)
+        return Newton(blocks, h, gamma, max(1e-3, 50 * eps / max(solver.rtol, 50 * eps)))
+
+    def _scale(self, y: Tensor) -> Tensor | None:
+        """What Newton's errors are measured by: the tolerance; None: y itself, to rounding."""
+        solver: Any = self.solver
+        if not self.adaptive:
+            return None
+        dtype = torch.finfo(y.dtype)
+        rtol = max(solver.rtol, 50 * dtype.eps)
+        return (solver.atol + rtol * y.abs()).clamp_min_(dtype.tiny)
+
+    def fill(self, rhs: RHS, step: Step) -> None:
+        """Evaluate the dense output's own stages."""
+        where = step.t0, step.t1, step.h, step.y0
+        if self.tableau.gamma:
+
+            def newton(t: float, y: Tensor) -> Newton:
+                return self._newton(self._blocks(rhs, t, y), step.h)
+
+            try:
+                esdirk_dense_stages(self.co, rhs, newton, self._scale(step.y0), *where, step.k)
+            except SingularError:
+                raise diagnose.not_interpolated(step.t0, step.t1) from None
+        else:
+            dense_stages(self.co, rhs, *where, step.k)
+        step.filled = True
+
+    def _blocks(self, rhs: RHS, t: float, y: Tensor) -> list[Block]:
+        """∂f/∂y, once for a step and its dense output."""
+        if self._jac is None or self._jac[0] != t or self._jac[1] is not y:
+            self._jac = (t, y, rhs.blocks(t, y))
+        return self._jac[2]
 
     def sample(self, rhs: RHS, step: Step, times: Sequence[float]) -> Tensor:
         """Dense output `[m, n]` of a step at `times` inside it."""
         if self.tableau.extra and not step.filled:
-            dense_stages(self.co, rhs, step.t0, step.t1, step.h, step.y0, step.k)
-            step.filled = True
+            self.fill(rhs, step)
         thetas = (np.array(times) - step.t0) / step.h
         w = self.co.tensor(step.h * self.tableau.at(thetas))
         return torch.addmm(step.y0.unsqueeze(0), w.t(), step.k[: len(w)])
@@ -133,8 +160,9 @@ class Method:
         for e in self.co.e:
             sizes.append(norm(torch.mv(k[: len(e)].t(), e).div_(scale)) * abs(h))
         if self.co.gap is not None:
-            # O(h⁴), the error of the cubic: to the power 5/4, that of the dense output
-            gap = norm(torch.mv(k.t(), self.co.gap).div_(scale)) * abs(h)
+            # O(h⁴), the error of the cubic: to the power 5/4 that of the dense output where the
+            # problem is so stiff that its stages have their own low order and no more
+            gap = norm(torch.mv(k[: len(self.co.gap)].t(), self.co.gap).div_(scale)) * abs(h)
             gap = GAP * gap * (gap * max(solver.rtol, EPS)) ** 0.25
             return gap if not gap <= sizes[0] else sizes[0]  # NaN stays NaN
         return joined(sizes)

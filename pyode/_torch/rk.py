@@ -30,7 +30,8 @@ class Coefficients:
         self.a = [self.tensor(row[:i]) for i, row in enumerate(tableau.a)]
         self.b = self.tensor(tableau.weights[: tableau.stages])
         self.e = [self.tensor(row) for row in tableau.e]
-        self.gap = None if tableau.gap is None else self.tensor(tableau.gap)
+        self.gap = self.tensor(tableau.gap) if tableau.gap else None
+        self.guess = [self.tensor(row) for row in tableau.guess]
         self.c = tableau.c
 
     def tensor(self, values: Sequence[float] | np.ndarray) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial import polynomial as poly
 
 from .. import _solvers as s
-from . import _dopri8
+from . import _dopri8, _kvaerno5
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -28,6 +28,10 @@ class Tableau:
         fsal: the last ordinary stage is f(t1, y1), the next step's first.
         full: where the dense output of the steps' own order takes its further stages, chosen for
             the smallest error of the next order.
+        guess: implicit methods: weights of the points at which Newton begins for the dense output's
+            stages.
+        gap: implicit methods: weights of the difference, at mid-step, between an output of order 4
+            and the cubic Hermite polynomial, from which the dense output's error is estimated.
     """
 
     a: Rows
@@ -40,6 +44,8 @@ class Tableau:
     extra: int = 0
     gamma: float = 0.0
     full: tuple[float, ...] = ()
+    guess: Rows = ()
+    gap: tuple[float, ...] = ()
 
     @functools.cached_property
     def c(self) -> tuple[float, ...]:
@@ -71,19 +77,6 @@ class Tableau:
         powers = self.powers[:, None] if isinstance(theta, np.ndarray) else self.powers
         return self.polynomial @ theta**powers
 
-    @functools.cached_property
-    def gap(self) -> np.ndarray | None:
-        """Implicit methods: dense output less the cubic Hermite polynomial at mid-step, else None.
-
-        A stiff component's error, damped at a step's end, can be a thousand tolerances inside.
-        """
-        if not self.gamma:
-            return None
-        hermite = self.weights / 2
-        hermite[0] += 1 / 8
-        hermite[-1] -= 1 / 8
-        return self.at(0.5) - hermite
-
     def rate(self, theta: float) -> np.ndarray:
         """Derivative of `at` with respect to θ."""
         return self.polynomial @ (self.powers * theta ** (self.powers - 1.0))
@@ -100,13 +93,38 @@ class Tableau:
             return dataclasses.replace(self, a=(*self.a, self.b), dense=tuple(hermite), extra=1)
         return self
 
+    def stiff(self) -> Tableau:
+        """With dense output of the steps' own order and the weights that estimate its error."""
+        hermite = self.weights / 2 + np.eye(self.stages)[0] / 8 - np.eye(self.stages)[-1] / 8
+        gap = tuple((self.at(0.5) - hermite).tolist())
+        guess = tuple(tuple(self.at(x).tolist()) for x in self.full)
+        return dataclasses.replace(self._full(), gap=gap, guess=guess)
+
+    def _row(self, x: float, before: int) -> tuple[float, ...]:
+        """A stage at x: of the dense output, or as near to it as an implicit stage's order lets.
+
+        An implicit one has order 4: its weights, its own gamma among them, fulfil the conditions of
+        the trees that are left where every stage has order 2.
+        """
+        row, gamma = self.at(x), self.gamma
+        if gamma:
+            c, own = np.array(self.c), np.array([1.0, x, x**2, x**3, x**3 / 3])
+            a = np.zeros((len(c), len(c)))
+            for i, weights in enumerate(self.a):
+                a[i, : len(weights)] = weights
+            phi = np.stack([c**0, c, c**2, c**3, a @ c**2])
+            phi[:, 1] = 0.0  # no weight on stage 2
+            exact = np.array([x, x**2 / 2, x**3 / 3, x**4 / 4, x**4 / 12])
+            row = row + np.linalg.lstsq(phi, exact - gamma * own - phi @ row)[0]
+        return (*row, *[0.0] * before, *([gamma] if gamma else []))
+
     def _full(self) -> Tableau:
         """Dense output of the steps' own order.
 
         f at points u(θ) of the present dense output, of order q, is in error by O(h^(q+1)). The
         polynomial through y0, y1, f0, f1 and enough of these is then in error by O(h^(q+2)).
         """
-        rows = tuple((*self.at(x), *[0.0] * i) for i, x in enumerate(self.full))
+        rows = tuple(self._row(x, i) for i, x in enumerate(self.full))
         nodes = np.array([0.0, 1.0, *self.full])
         product = poly.polyint(poly.polyfromroots(nodes))
         shape = product / product.sum()  # from 0 to 1, with slope 0 at every node
@@ -263,65 +281,16 @@ DOPRI8 = Tableau(
     extra=3,
     full=(0.05, 0.15, 0.25, 0.5, 0.7),
 )
-# dense: order 4, C1, derived here from the order conditions (least norm of the free coefficients)
 KVAERNO5 = Tableau(
-    a=(
-        (0,),
-        (0.26, 0.26),
-        (0.13, 0.8403332099679081, 0.26),
-        (0.22371961478320504, 0.476755323197997, -0.06470895363112615, 0.26),
-        (0.16648564323248322, 0.1045001884159172, 0.03631482272098715, -0.13090704451073998, 0.26),
-        (
-            0.13855640231268224,
-            0,
-            -0.04245337201752043,
-            0.02446657898003141,
-            0.6194303907248068,
-            0.26,
-        ),
-        (
-            0.13659751177640292,
-            0,
-            -0.05496908796538376,
-            -0.04118626728321046,
-            0.629933048990164,
-            0.06962479448202728,
-            0.26,
-        ),
-    ),
-    b=(
-        0.13659751177640292,
-        0,
-        -0.05496908796538376,
-        -0.04118626728321046,
-        0.629933048990164,
-        0.06962479448202728,
-        0.26,
-    ),
-    e=(
-        (
-            -0.0019588905362793174,
-            0,
-            -0.012515715947863326,
-            -0.06565284626324187,
-            0.010502658265357234,
-            -0.1903752055179727,
-            0.26,
-        ),
-    ),
+    a=_kvaerno5.A,
+    b=_kvaerno5.B,
+    e=_kvaerno5.E,
     error_order=5,
-    dense=(
-        (0.9999999999999982, -2.0720375887956752, 1.6904652246969636, -0.48183012412488463),
-        (0, 0, 0, 0),
-        (0, 0.8427243190616459, -1.9053249899848295, 1.0076315829577984),
-        (0, -0.6665857136422367, 1.1684263581516332, -0.5430269117926064),
-        (0, 3.25692881439934, -3.9941254328380342, 1.3671296674288542),
-        (0, -0.6050255205696745, 1.488550219067456, -0.8138999040157545),
-        (0, -0.7560043104533968, 1.5520086209067983, -0.5360043104534006),
-    ),
+    dense=_kvaerno5.DENSE,
     order=5,
     gamma=0.26,
-)
+    full=(0.25, 0.65),
+).stiff()
 
 TABLEAUS: dict[type[s.Solver], Tableau] = {
     s.Euler: EULER,
