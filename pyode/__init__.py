@@ -79,6 +79,6 @@ def __getattr__(name: str) -> object:
 
     if name in ("nn", "data", "problems", "study", "train"):
         return importlib.import_module(f".{name}", __name__)
-    if name in ("compare", "instability", "check_gradient"):
+    if name in ("compare", "sweep", "instability", "check_gradient"):
         return getattr(importlib.import_module(".study", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

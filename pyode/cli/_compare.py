@@ -78,7 +78,7 @@ def compare(
         "adjoints": [_load.strategy(a, "adjoint") for a in adjoint] or None,
         "solvers": [_load.strategy(s, "solver") for s in solver] or None,
         "rtols": list(rtol) or None,
-        "memory": [None, *(_budget(m) for m in memory)],
+        "memory": [None, *(budget(m) for m in memory)],
         "engines": list(engine),
         "repeats": repeats,
         "timeout": timeout,
@@ -128,7 +128,8 @@ def _chosen(
     yield stiff, quick | {"rtols": rtols, "max_steps": 250}
 
 
-def _budget(text: str) -> str | int:
+def budget(text: str) -> str | int:
+    """A memory budget in bytes, or in words."""
     return int(text) if text.isdecimal() else text
 
 

@@ -10,7 +10,7 @@ import cyclopts
 
 import pyode
 
-from . import _check, _compare, _data, _doctor, _runs, _studies, _train
+from . import _check, _compare, _data, _doctor, _runs, _studies, _sweep, _train
 from ._show import DATA, INTERRUPTED, OK, SOLVE, USAGE, message
 
 app = cyclopts.App(
@@ -23,6 +23,7 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 app.command(_compare.compare)
+app.command(_sweep.sweep)
 app.command(_compare.problems)
 app.command(_check.check_gradient)
 app.command(_doctor.doctor)

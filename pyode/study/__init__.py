@@ -13,3 +13,5 @@ from ._instability import instability as instability
 from ._odenet import data_problems as data_problems
 from ._odenet import digits as digits
 from ._odenet import heartbeats as heartbeats
+from ._sweep import Sweep as Sweep
+from ._sweep import sweep as sweep

@@ -88,11 +88,11 @@ def compare(
     problem = as_problem(problem)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise InputError(f"`repeats` got {repeats!r}. Pass an int of 1 or more.")
-    cells = list(_cells(problem, adjoints, solvers, rtols, engines, memory))
-    _start(problem, cells)
+    cells = list(cells_of(problem, adjoints, solvers, rtols, engines, memory))
+    check_cells(problem, cells)
     truth = truth_of(problem, None if timeout is None else 10 * timeout)
     with settled():
-        rows = _rows(problem, cells, truth.gradient, on_row, repeats=repeats, max_steps=max_steps,
+        rows = rows_of(problem, cells, truth.gradient, on_row, repeats=repeats, max_steps=max_steps,
                      timeout=timeout)  # fmt: skip
     curves, meter = _drifts(problem, cells, rows, timeout)
     return Comparison(
@@ -107,7 +107,7 @@ def compare(
     )
 
 
-def _rows(
+def rows_of(
     problem: Problem, cells: list[Cell], truth: Gradient, on_row: OnRow | None, **options: Any
 ) -> list[dict[str, Any]]:
     """Each cell measured; the first of a kind of adjoint, solver and engine is warmed up."""
@@ -127,7 +127,7 @@ def _rows(
     return rows
 
 
-def _cells(
+def cells_of(
     problem: Problem, adjoints: Any, solvers: Any, rtols: Any, engines: Any, memory: Any
 ) -> Iterator[Cell]:
     """Every combination, checked before any work; tolerances outside, adjoints inside."""
@@ -179,7 +179,7 @@ def _engine(engine: Any) -> Engine:
     return ENGINES[engine]()
 
 
-def _start(problem: Problem, cells: list[Cell]) -> None:
+def check_cells(problem: Problem, cells: list[Cell]) -> None:
     """Check every combination once: an engine that cannot start is told before any work.
 
     What an engine or solver does not have is left to its row.

@@ -11,6 +11,7 @@ import numpy as np
 from ._advice import Row
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -95,6 +96,34 @@ def work_precision(comparison: Comparison, ax: Axes | None, part: str, cost: str
         )  # fmt: skip
     ax.set(xscale="log", yscale="log")
     _plain_ticks(ax)
+    return ax
+
+
+def error_against_tolerance(frame: pd.DataFrame, ax: Axes | None) -> Axes:
+    """Points for rows, a line through the medians of each adjoint and solver."""
+    ax = axes(ax)
+    shown: Any = frame[(frame["outcome"] == "success") & (frame["error_dtheta"] > 0)]
+    shown = shown[shown["rtol"] > 0]
+    if shown.empty:
+        return _nothing(ax, "no error to show: see the table")
+    styles: dict[str, int] = {}
+    solvers = shown["solver"].nunique()
+    for (adjoint, solver), group in shown.groupby(["adjoint", "solver"], sort=False):
+        base = str(adjoint).split("(")[0]
+        style = styles[base] = styles.get(base, -1) + 1
+        look: dict[str, Any] = {"color": COLOURS.get(base, QUIET), "marker": MARKERS.get(base, ".")}
+        ax.plot(
+            group["rtol"], group["error_dtheta"], linestyle="", markersize=3, alpha=0.35, **look
+        )
+        middle = group.groupby("rtol")["error_dtheta"].median()
+        label = f"{adjoint}, {solver}" if solvers > 1 else str(adjoint)
+        ax.plot(middle.index, middle, label=label, linestyle=LINES[style % len(LINES)],
+                markersize=5.5, linewidth=1.4, **look)  # fmt: skip
+    ends = np.array([shown["rtol"].min(), shown["rtol"].max()])
+    ax.plot(ends, ends, color=QUIET, linestyle=":", linewidth=1, label="the tolerance")
+    ax.set(xscale="log", yscale="log", xlabel="relative tolerance")
+    ax.set_ylabel(f"relative error of {PART_NAMES['dtheta']}")
+    ax.legend(frameon=False, fontsize=8)
     return ax
 
 
