@@ -93,7 +93,7 @@ def test_memory_study_shows_what_each_adjoint_keeps():
 
 
 def test_the_search_goes_on_where_it_was(tmp_path):
-    pytest.importorskip("optuna", reason="the `tune` extra is not installed")
+    pytest.importorskip("optuna", reason="the `hpo` extra is not installed")
     base = pt.EXPERIMENTS["spheres"].config(epochs=1, limit=40, threads=1)
     first = pt.tune(base, 2, tmp_path)
     assert len(first) == 2
@@ -108,7 +108,7 @@ def test_the_search_goes_on_where_it_was(tmp_path):
 
 
 def test_tune_command(tmp_path, capsys):
-    pytest.importorskip("optuna", reason="the `tune` extra is not installed")
+    pytest.importorskip("optuna", reason="the `hpo` extra is not installed")
     words = ["--set", "epochs=1", "--set", "limit=40", "--out", str(tmp_path), "--json"]
     assert main(["tune", "reflection", "--trials", "1", *words]) == 0
     (trial,) = json.loads(capsys.readouterr().out)

@@ -69,7 +69,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as err:
-        raise InputError("`pyode tune` needs Optuna: pip install 'pyode[tune]'.") from err
+        raise InputError("`pyode tune` needs Optuna: pip install 'pyode[hpo]'.") from err
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
