@@ -14,6 +14,7 @@ from ._arguments import (
     batch_size,
     bounds,
     check_clock,
+    check_options,
     check_random,
     check_tolerances,
     instance,
@@ -27,7 +28,6 @@ from ._errors import (
     Outcome,
     SolveError,
     choose,
-    unknown_option,
 )
 from ._field import Field, check_params
 from ._julia.engine import Julia
@@ -93,9 +93,7 @@ def solve(
 
     Cost: as the solver and adjoint say. The gradient's backward pass runs in `backward()`.
     """
-    error = unknown_option("solve", unknown, _DEFAULTS)
-    if error is not None:
-        raise error
+    check_options("solve", unknown, ARGUMENTS)
     plan, flat, times = _plan(
         f,
         y0,
@@ -130,13 +128,11 @@ def plan(f: Callable[..., Any], y0: Any, ts: Any, **options: Any) -> Plan:
     Returns:
         `Plan`; its repr says bytes held and forward solves recomputed.
     """
-    error = unknown_option("plan", options, _DEFAULTS)
-    if error is not None:
-        raise error
-    return _plan(f, y0, ts, *({**_DEFAULTS, **options}.values()))[0]
+    check_options("plan", options, ARGUMENTS)
+    return _plan(f, y0, ts, *({**ARGUMENTS, **options}.values()))[0]
 
 
-_DEFAULTS: dict[str, Any] = {
+ARGUMENTS: dict[str, Any] = {
     "solver": Tsit5(),
     "adjoint": Discrete(),
     "engine": "torch",

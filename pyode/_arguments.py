@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ._errors import (
     RandomWarning,
     ToleranceWarning,
     choose,
+    unknown_option,
 )
 from ._solvers import AdaptiveSolver, Solver
 from ._state import Layout, Times
@@ -47,6 +48,21 @@ def instance(name: str, value: Any, kind: type) -> Any:
             f"{'pyode.Tsit5(rtol=1e-6)' if name == 'solver' else 'pyode.Interpolating()'}."
         )
     return value
+
+
+def check_options(of: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse options of `solve` that it does not have; tolerances and the like are the solver's."""
+    error = unknown_option(of, options, known)
+    if error is None:
+        return
+    for name in options:
+        if name not in known and name in AdaptiveSolver.__dataclass_fields__:
+            value = "..." if name not in ("rtol", "atol") else "1e-6"
+            raise InputTypeError(
+                f"{of} has no option `{name}`: it is the solver's. Pass "
+                f"solver=pyode.Tsit5({name}={value})."
+            )
+    raise error
 
 
 def bounds(max_steps: Any, timeout: Any) -> Limits:

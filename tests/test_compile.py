@@ -375,3 +375,8 @@ def test_the_next_process_compiles_nothing(tmp_path):
         misses.append(int(done.stdout.split()[-1]))
     assert misses[0] == 2
     assert misses[1] == 0
+
+
+def test_compile_is_yes_or_no():
+    with pytest.raises(pyode.InputError, match="`compile` got 'yes'"):
+        pyode.Torch(compile="yes")

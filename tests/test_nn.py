@@ -113,6 +113,23 @@ def test_with_solver_keeps_the_weights():
         block.with_solver(pyode.RK4(), solvr=1)
 
 
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        ({"span": (1.0, 1.0)}, "`span` got"),
+        ({"span": (0.0, float("inf"))}, "`span` got"),
+        ({"solver": "dopri5"}, "`solver` got 'dopri5'. Did you mean 'Dopri5'?"),
+        ({"adjoint": "gaus"}, "`adjoint` got 'gaus'. Did you mean 'Gauss'?"),
+        ({"rtol": 1e-3}, "has no option `rtol`: it is the solver's"),
+        ({"maxsteps": 5}, "Did you mean 'max_steps'?"),
+    ],
+)
+def test_a_block_refuses_wrong_options_when_it_is_made(options, phrase):
+    with pytest.raises(pyode.InputError) as caught:
+        pn.NeuralODE(pn.MLP([2, 2]), **options)
+    assert phrase in str(caught.value)
+
+
 def test_regularizers_integrate_their_density():
     class Linear(nn.Module):
         def __init__(self):

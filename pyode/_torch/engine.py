@@ -15,7 +15,13 @@ from .. import _adjoints as adj
 from .. import _solvers as s
 from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
-from .._errors import GradientUnavailable, InputError, NonFiniteError, SolveError
+from .._errors import (
+    GradientUnavailable,
+    InputError,
+    InputTypeError,
+    NonFiniteError,
+    SolveError,
+)
 from .._norms import Norm, state_norm
 from . import (
     backsolve,
@@ -62,6 +68,10 @@ class Torch(Engine):
     watch: Watch | None = None
     watch_backward: Watch | None = None
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.compile, bool):
+            raise InputTypeError(f"`compile` got {self.compile!r}. Pass True or False.")
 
     def check(self, plan: Plan) -> None:
         super().check(plan)

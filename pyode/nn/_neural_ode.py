@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .._adjoints import Adjoint, Discrete
-from .._api import solve
+from .._api import ARGUMENTS, solve
+from .._arguments import check_options, instance
 from .._engine import Engine
 from .._errors import InputError
 from .._solution import Solution
@@ -53,7 +55,7 @@ class NeuralODE(nn.Module):
         span: tuple[float, float] = (0.0, 1.0),
         *,
         solver: Solver = Dopri5(rtol=1e-3, atol=1e-3),
-        adjoint: Adjoint = Discrete(),
+        adjoint: Adjoint | str = Discrete(),
         engine: str | Engine = "torch",
         augment: int = 0,
         regularizers: Sequence[Regularizer] = (),
@@ -62,8 +64,13 @@ class NeuralODE(nn.Module):
         super().__init__()
         if augment < 0:
             raise InputError(f"`augment` got {augment}. Pass 0 or a number of zero channels.")
+        if len(span) != 2 or not math.isfinite(span[1] - span[0]) or span[0] == span[1]:
+            raise InputError(f"`span` got {span!r}. Pass two different times, such as (0.0, 1.0).")
+        check_options("NeuralODE", options, {*ARGUMENTS, "throw"})
         self.field, self.span, self.augment = field, (float(span[0]), float(span[1])), augment
-        self.solver, self.adjoint, self.engine = solver, adjoint, engine
+        self.solver = instance("solver", solver, Solver)
+        self.adjoint = adjoint if adjoint == "auto" else instance("adjoint", adjoint, Adjoint)
+        self.engine = engine
         self.regularizers = tuple(regularizers)
         self.options = options
         self.stats: SolveStats | None = None
