@@ -210,7 +210,7 @@ def _field(
         field.samples = samples
         state = flat.clone()
         with casting(layout.device, autocast_dtype(layout.device)):
-            field.first = (start, field(start, state).clone())
+            field.first, field.start = (start, field(start, state).clone()), flat
         refuse_in_place(f, state, flat)
         field.random = not torch.equal(before, random_state(layout.device))
         return field, frozenset()
@@ -223,7 +223,7 @@ def _field(
     field.random = not torch.equal(before, random_state(layout.device))
     if params is None:
         field.params, field.watched = reached(f, ev.out, [ev.y, ev.t], found, mark)
-    field.first = (start, ev.out.detach())
+    field.first, field.start = (start, ev.out.detach()), flat.detach()
     needs = {"y0"} if flat.requires_grad else set()
     needs |= {"ts"} if times.tensor.requires_grad else set()
     needs |= {"params"} if field.params else set()

@@ -66,6 +66,7 @@ class Field:
         self.compiled: Any = None  # f as a graph, where the engine compiles
         self.eager = ""  # why it does not
         self.first: tuple[float, Tensor] | None = None
+        self.start: Tensor | None = None  # the state of `first`
         self._plain = layout.single and not layout.dtype.is_complex
         self._shape = layout.shapes[0]
 

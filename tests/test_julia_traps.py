@@ -138,8 +138,9 @@ def test_13_nothing_but_tensors_reaches_f(adjoint):
     y0 = torch.ones(2, dtype=F64, requires_grad=True)
     for solver in (pyode.Tsit5(), pyode.Rodas5P()):
         pyode.solve(
-            watched, y0, (0.0, 1.0), solver=solver, adjoint=adjoint, params=(f.p,), engine="julia"
-        ).ys.sum().backward()
+            watched, y0, (0.0, 1.0), solver=solver, adjoint=adjoint, params=(f.p,),
+            engine=pyode.Julia(field="callback"),
+        ).ys.sum().backward()  # fmt: skip
     assert kinds == {(torch.Tensor, torch.Tensor, F64, torch.Size([2]))}
 
 

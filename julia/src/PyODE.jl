@@ -11,6 +11,7 @@ module PyODE
 
 using ADTypes: AutoFiniteDiff
 using ForwardDiff: ForwardDiff
+using LinearAlgebra: BLAS, BlasInt
 using OrdinaryDiffEqBDF: FBDF, QNDF
 using OrdinaryDiffEqLowOrderRK: BS3, DP5, Euler, Heun, Midpoint, RK4
 using OrdinaryDiffEqRosenbrock: Rodas5P, Rosenbrock23
@@ -26,6 +27,11 @@ using SymbolicIndexingInterface: SymbolicIndexingInterface
 
 include("algorithms.jl")
 include("opaque.jl")
+include("native/lanes.jl")
+include("native/elementary.jl")
+include("native/program.jl")
+include("native/emit.jl")
+include("native/native.jl")
 include("fields.jl")
 include("failures.jl")
 include("norms.jl")

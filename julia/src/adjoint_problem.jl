@@ -46,9 +46,9 @@ function (jac::AdjointJac)(W, z, p, t)
     hurry(field, t)
     jac.backsolve ? copyto!(y, view(z, (length(z) - n + 1):length(z))) : jac.traj(y, t)
     if np == 0
-        field.jac!(J, y, sign * t)
+        call_jac!(field, J, y, sign * t)
     else
-        field.jacs!(J, P, y, sign * t)
+        call_jacs!(field, J, P, y, sign * t)
     end
     fill!(W, 0)
     W[1:n, 1:n] .= .-sign .* transpose(J)
@@ -116,7 +116,7 @@ function adjoint_problem(fwd::Forward, kind, alg, g, options, norm)
         tgrad = AdjointTgrad(sense, traj, length(prob.u0))
         derivatives = (; jac = AdjointJac(fwd, params, back), tgrad)
     end
-    f = odefunction(sense; derivatives...)
+    f = odefunction(eltype(fwd.ts), sense; derivatives...)
     return problem(f, prob.u0, prob.tspan, prob.p, options, norm), opaque(only_one(jumps))
 end
 

@@ -11,9 +11,6 @@ struct Addressed
     pointer::Ptr{Cvoid}
 end
 
-"The caller's function failed; the caller knows why."
-struct CallFailed <: Exception end
-
 (a::Addressed)(x, y, t) = GC.@preserve x y cross(a, t, address(x), address(y))
 (a::Addressed)(x, y, z, t) =
     GC.@preserve x y z cross(a, t, address(x), address(y), address(z))
@@ -53,46 +50,66 @@ function field_of(type, n, np, sign, f, vjp, vjp_p, fused, jac, jacs, tgrad)
     )
 end
 
-"`Options` from numbers; `tstops` at an address, in the field's own (increasing) time."
-function options_of(
-        field::Field{T}, reltol, abstol, adaptive, dt, dtmin, dtmax, maxiters, tstops, count,
-    ) where {T}
+"A `Field` of compiled functions at addresses; `table` is that of their memory."
+function native_of(type, n, np, sign, f, vjp, vjp_p, fused, vjp_t, table, fuses, poll)
+    T = TYPES[String(type)]
+    at(x) = Ptr{Cvoid}(x)
+    native = NativeField{T}(
+        at(f), at(vjp), at(vjp_p), at(fused), at(vjp_t), Ptr{Int}(table), fuses, at(poll), n, np,
+    )
+    return Field{T}(; f! = nothing, n, np, sign = T(sign), native)
+end
+
+"`Options` from `count` numbers at an address: seven, and times to stop at in the field's own time."
+function options_of(::Field{T}, at, count) where {T}
+    x = read_vector(Float64, at, count)
     return Options{T}(;
-        reltol, abstol, adaptive, dt, dtmin, dtmax, maxiters,
-        tstops = T.(read_vector(Float64, tstops, count)),
+        reltol = x[1], abstol = x[2], adaptive = x[3] == 1, dt = x[4], dtmin = x[5], dtmax = x[6],
+        maxiters = Int(x[7]), tstops = T.(x[8:end]),
     )
 end
 
-"`forward` for a caller with addresses; fills `ys` (`m × n` there, row by row)."
+"`forward` for a caller with addresses; fills `ys` (`m × n` there, row by row) and `last`."
 function forward_at(
-        field::Field{T}, u0, ts, m, name, options, keep, slots, ys, lead, deadline,
+        field::Field{T}, u0, ts, m, name, settings, count, keep, slots, ys, lead, last, deadline,
     ) where {T}
     field.deadline = deadline
     times = T.(read_vector(Float64, ts, m))
     fwd = forward(
-        field, read_vector(T, u0, field.n), times, algorithm(name), options;
-        keep = String(keep), slots, lead,
+        field, read_vector(T, u0, field.n), times, algorithm(name),
+        options_of(field, settings, count); keep = String(keep), slots, lead,
     )
     write_to(ys, fwd.states)
-    return fwd
+    write_to(last, fwd.last)
+    return fwd, facts(fwd.report), facts(field.trouble), counted!(field.native)
 end
 
 "`gradient` for a caller with addresses; fills `λ` and `p`."
 function gradient_at(
-        fwd::Forward{T}, adjoint, g, name, options, resync, seminorm, quad_reltol, quad_abstol,
-        λ, p, deadline,
+        fwd::Forward{T}, adjoint, g, name, settings, count, resync, seminorm, quad_reltol,
+        quad_abstol, λ, p, deadline,
     ) where {T}
     field = fwd.field
     field.deadline = deadline
     loss = read_matrix(T, g, field.n, length(fwd.ts))
+    counted!(field.native)
     found = gradient(
-        fwd, String(adjoint), loss, algorithm(name), options;
+        fwd, String(adjoint), loss, algorithm(name), options_of(field, settings, count);
         resync, seminorm, quad_reltol, quad_abstol,
     )
     write_to(λ, found.λ)
     write_to(p, found.p)
-    return found
+    return facts(found.report), facts(field.trouble), counted!(field.native), found.estimate,
+        field.peak, length(found.drift), found.drift
 end
+
+"`compile` for numbers at addresses; names are separated by spaces."
+compile_at(type, numbers, count, constants, many, names) = Int(
+    compile(
+        TYPES[String(type)], read_vector(Int, numbers, count),
+        read_vector(Float64, constants, many), Symbol.(split(String(names))),
+    ),
+)
 
 "y(t), written to an address."
 interpolate_at(fwd::Forward{T}, t, at, deadline) where {T} =

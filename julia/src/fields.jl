@@ -36,6 +36,7 @@ solvers are compiled once: a call costs one dynamic dispatch.
 
 `sign` is -1 when time was reversed to run forwards: s = -t, du/ds = -f. `deadline` is a reading of
 `time()` after which any evaluation throws `OutOfTime`. `peak`: bytes held by the backward solve.
+`native`: compiled functions that stand for all of the above.
 """
 Base.@kwdef mutable struct Field{T}
     f!::Any
@@ -50,6 +51,7 @@ Base.@kwdef mutable struct Field{T}
     sign::T = one(T)
     deadline::Float64 = Inf
     peak::Int = 0
+    native::Union{Nothing, NativeField{T}} = nothing
     memo::Memo{T} = Memo{T}(n, np)
     trouble::Trouble{T} = Trouble{T}()
 end
@@ -75,7 +77,33 @@ struct Tgrad{T}
     field::Field{T}
 end
 
-hurry(field, t) = time() > field.deadline && throw(OutOfTime(Float64(field.sign * t)))
+function hurry(field, t)
+    now = time()
+    now > field.deadline && throw(OutOfTime(Float64(field.sign * t)))
+    field.native === nothing || listen(field.native, now, Float64(field.sign * t))
+    return nothing
+end
+
+# a compiled field is called without a dispatch, and without allocating
+call_f!(field, du, u, t) =
+    (n = field.native; n === nothing ? field.f!(du, u, t) : f!(n, du, u, t); nothing)
+call_vjp!(field, dλ, λ, u, t) =
+    (n = field.native; n === nothing ? field.vjp!(dλ, λ, u, t) : vjp!(n, dλ, λ, u, t); nothing)
+call_vjp_p!(field, dg, λ, u, t) =
+    (n = field.native; n === nothing ? field.vjp_p!(dg, λ, u, t) : vjp_p!(n, dg, λ, u, t); nothing)
+function call_fused!(field, m, t)
+    n = field.native
+    n === nothing ? field.fused!(m.dλ, m.dg, m.dy, m.λ, m.u, t) :
+        fused!(n, m.dλ, m.dg, m.dy, m.λ, m.u, t)
+    return nothing
+end
+call_jac!(field, J, u, t) =
+    (n = field.native; n === nothing ? field.jac!(J, u, t) : jac!(n, J, u, t); nothing)
+call_jacs!(field, J, P, u, t) =
+    (n = field.native; n === nothing ? field.jacs!(J, P, u, t) : jacs!(n, J, P, u, t); nothing)
+call_tgrad!(field, dT, u, t) =
+    (n = field.native; n === nothing ? field.tgrad!(dT, u, t) : tgrad!(n, dT, u, t); nothing)
+fuses(field) = field.native === nothing ? field.fused! !== nothing : field.native.fuses
 
 "The clock stopped: for what takes a few evaluations, and leaves nothing to report on if cut off."
 function unhurried(work, field)
@@ -105,7 +133,7 @@ function (r::Rhs)(du, u, p, t)
         return nothing
     end
     hurry(field, t)
-    field.f!(du, u, field.sign * t)
+    call_f!(field, du, u, field.sign * t)
     field.sign < 0 && (du .= .-du)
     watch!(field, "f", du, t)
     return nothing
@@ -120,7 +148,7 @@ function fuse!(field, λ, u, t)
     copyto!(memo.u, u)
     copyto!(memo.λ, λ)
     memo.t = t
-    field.fused!(memo.dλ, memo.dg, memo.dy, memo.λ, memo.u, field.sign * t)
+    call_fused!(field, memo, field.sign * t)
     if field.sign < 0
         memo.dλ .= .-memo.dλ
         memo.dg .= .-memo.dg
@@ -136,12 +164,12 @@ forget!(field) = (field.memo.full = false; nothing)
 
 function (v::Vjp)(dλ, λ, u, p, t)
     field = v.field
-    if field.fused! !== nothing
+    if fuses(field)
         copyto!(dλ, fuse!(field, λ, u, t).dλ)
         return nothing
     end
     hurry(field, t)
-    field.vjp!(dλ, λ, u, field.sign * t)
+    call_vjp!(field, dλ, λ, u, field.sign * t)
     field.sign < 0 && (dλ .= .-dλ)
     watch!(field, "the vector-Jacobian product of f", dλ, t)
     return nothing
@@ -149,12 +177,12 @@ end
 
 function (v::VjpP)(dg, λ, u, p, t)
     field = v.field
-    if field.fused! !== nothing
+    if fuses(field)
         copyto!(dg, fuse!(field, λ, u, t).dg)
         return nothing
     end
     hurry(field, t)
-    field.vjp_p!(dg, λ, u, field.sign * t)
+    call_vjp_p!(field, dg, λ, u, field.sign * t)
     field.sign < 0 && (dg .= .-dg)
     return nothing
 end
@@ -162,17 +190,17 @@ end
 function (j::Jac)(J, u, p, t)
     field = j.field
     hurry(field, t)
-    field.jac!(J, u, field.sign * t)
+    call_jac!(field, J, u, field.sign * t)
     field.sign < 0 && (J .= .-J)
     return nothing
 end
 
 # d/ds of -f(-s, u) is ∂f/∂t
-(d::Tgrad)(dT, u, p, t) = (d.field.tgrad!(dT, u, d.field.sign * t); nothing)
+(d::Tgrad)(dT, u, p, t) = (call_tgrad!(d.field, dT, u, d.field.sign * t); nothing)
 
 "What SciML integrates: vjps for its adjoints, Jacobians for implicit methods."
-function odefunction(field::Field, implicit::Bool)
+function odefunction(field::Field{T}, implicit::Bool) where {T}
     vjp, vjp_p = Vjp(field), VjpP(field)
-    implicit || return odefunction(Rhs(field); vjp, vjp_p)
-    return odefunction(Rhs(field); vjp, vjp_p, jac = Jac(field), tgrad = Tgrad(field))
+    implicit || return odefunction(T, Rhs(field); vjp, vjp_p)
+    return odefunction(T, Rhs(field); vjp, vjp_p, jac = Jac(field), tgrad = Tgrad(field))
 end

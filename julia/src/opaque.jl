@@ -5,11 +5,24 @@
 struct Opaque <: Function
     call::Any
 end
-(f::Opaque)(du, u, p, t) = (f.call(du, u, p, t); nothing)
-(f::Opaque)(dλ, λ, u, p, t) = (f.call(dλ, λ, u, p, t); nothing)
-
 # an `affect!(integ)`, an `initialize(callback, u, t, integ)`, a `condition(u, t, integ)`
 (f::Opaque)(integ) = (f.call(integ); nothing)
+(f::Opaque)(callback, u, t, integ) = (f.call(callback, u, t, integ); nothing)
+
+"""
+A right-hand side or a derivative of one. Its time goes through memory: as an argument of a call that
+is not known it would be allocated.
+"""
+struct Hidden{T} <: Function
+    call::Any
+    time::Base.RefValue{T}
+end
+Hidden{T}(call) where {T} = Hidden{T}(call, Ref(zero(T)))
+(f::Hidden)(du, u, p, t) = (f.time[] = t; timed(f.call, du, u, p, f.time); nothing)
+(f::Hidden)(dλ, λ, u, p, t) = (f.time[] = t; timed(f.call, dλ, λ, u, p, f.time); nothing)
+timed(call, du, u, p, time::Base.RefValue) = (call(du, u, p, time[]); nothing)
+timed(call, dλ, λ, u, p, time::Base.RefValue) = (call(dλ, λ, u, p, time[]); nothing)
+
 struct Condition <: Function
     call::Any
 end
@@ -33,12 +46,12 @@ struct Idle end
 (::Idle)(integ) = nothing
 
 "`f!(du, u, p, t)` as SciML takes it; derivatives that are not there are never asked for."
-function odefunction(f!; vjp = nothing, vjp_p = nothing, jac = nothing, tgrad = nothing)
-    derivatives = (; vjp = Opaque(vjp), vjp_p = Opaque(vjp_p))
+function odefunction(T, f!; vjp = nothing, vjp_p = nothing, jac = nothing, tgrad = nothing)
+    derivatives = (; vjp = Hidden{T}(vjp), vjp_p = Hidden{T}(vjp_p))
     if jac !== nothing
-        derivatives = (; derivatives..., jac = Opaque(jac), tgrad = Opaque(tgrad))
+        derivatives = (; derivatives..., jac = Hidden{T}(jac), tgrad = Hidden{T}(tgrad))
     end
-    return ODEFunction{true, SciMLBase.FullSpecialize}(Opaque(f!); derivatives...)
+    return ODEFunction{true, SciMLBase.FullSpecialize}(Hidden{T}(f!); derivatives...)
 end
 
 # the settings go with the problem too, for the solves between checkpoints that SciML does again

@@ -7,4 +7,5 @@ using Test
     include("test_forward.jl")
     include("test_gradient.jl")
     include("test_failures.jl")
+    include("test_native.jl")
 end

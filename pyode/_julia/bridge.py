@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _adjoints as adj
 from .._engine import Plan
 from .._solvers import AdaptiveSolver, Dopri5, Solver
+from .._torch.adjoint_rhs import reverse_solver
 from .callbacks import Callbacks
 from .remote import Remote
 from .session import Local, Pull, Pulled, Session, Settings, Setup, Solved
@@ -20,6 +21,7 @@ from .translate import algorithm, sensealg
 
 if TYPE_CHECKING:
     from .._clock import Clock
+    from .native.field import Native
 
 
 # DP5's estimate lets twice the error through that the others' do, seen at 1e-10
@@ -34,9 +36,12 @@ class Bridge:
         rhs: what is integrated: the field, or sensitivities beside it.
         size: real numbers in its state.
         process: whether Julia runs in a process of its own.
+        native: the field compiled, or None to call it back.
     """
 
-    def __init__(self, plan: Plan, rhs: Any, size: int, process: bool):
+    def __init__(
+        self, plan: Plan, rhs: Any, size: int, process: bool, native: Native | None = None
+    ):
         self.sign = plan.times.direction
         self.times = np.asarray(plan.times.values, dtype=np.float64) * self.sign
         self.dtype = plan.layout.real
@@ -45,8 +50,11 @@ class Bridge:
         fused = isinstance(plan.adjoint, (adj.Interpolating, adj.Backsolve))
         name = str(self.dtype).removeprefix("torch.")
         setup = Setup(name, size, p, self.sign, self.times, fused)
-        kind = Remote if process else Local
-        self.session: Session = kind(setup, self.callbacks)
+        self.native = native
+        if process:
+            self.session: Session = Remote(setup, self.callbacks)
+        else:
+            self.session = Local(setup, self.callbacks, native, _functions(plan, fused))
 
     def forward(self, plan: Plan, z: Tensor, keep: Storage, lead: int) -> Solved:
         """Integrate from `z`; the errors of its first `lead` entries are controlled apart."""
@@ -92,6 +100,18 @@ class Bridge:
             algorithm(solver), rtol, atol, adaptive, first, low, high, plan.limits.max_steps,
             np.asarray(sorted(set(stops)), dtype=np.float64), _seconds(plan.clock),
         )  # fmt: skip
+
+
+def _functions(plan: Plan, fused: bool) -> frozenset[str]:
+    """What will be asked of a native field."""
+    wanted = {"f"}
+    if plan.solver.stiff:
+        wanted |= {"vjp", "vjp_t"}
+    if plan.needs and isinstance(plan.adjoint, adj.Continuous):
+        stiff = reverse_solver(plan).stiff
+        wanted |= {"fused"} if fused else {"vjp", "vjp_p"}
+        wanted |= {"vjp", "vjp_p"} if stiff else set()
+    return frozenset(wanted)
 
 
 def _tolerances(solver: Solver) -> tuple[float, float]:

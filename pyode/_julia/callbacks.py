@@ -43,6 +43,7 @@ class Views(dict[int, Tensor]):
 
 
 SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_int64] * 5, ctypes.c_double)
+POLL = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_double)
 NAMES = ("f", "vjp", "vjp_p", "fused", "jac", "jacs", "tgrad")
 WENT = 1  # what a call that went well returns; ctypes returns 0 when it could not
 
@@ -54,6 +55,10 @@ class Callable:
 
     def release(self) -> None:
         """Forget what calls have left, when Julia has returned."""
+
+    def poll(self, t: float) -> int:
+        """Called now and then by a native solve: here Ctrl-C is raised."""
+        return WENT
 
     def functions(self) -> dict[str, Any]:
         """The C functions, to be held by whoever calls them (here they would be a cycle)."""
@@ -158,6 +163,14 @@ class Callbacks(Callable):
         """∂f/∂t."""
         try:
             self.states[dt].copy_(time_derivative(self.field, t, self.states[u]))
+        except BaseException as err:
+            self.error = err
+            return 0
+        return WENT
+
+    def poll(self, t: float) -> int:
+        try:
+            self._move(t)
         except BaseException as err:
             self.error = err
             return 0

@@ -17,6 +17,7 @@ from .translate import ROSENBROCK, SOLVERS, refusal
 if TYPE_CHECKING:
     from .engine import Julia
 
+FIELDS = ("auto", "native", "callback")
 LARGEST = 3000  # rows of a dense Jacobian
 
 
@@ -29,6 +30,8 @@ def check(engine: Julia, plan: Plan) -> None:
     """
     if engine.device != "cpu":
         raise choose("device", engine.device, ("cpu",))
+    if engine.field not in FIELDS:
+        raise choose("field", engine.field, FIELDS)
     if type(plan.solver) not in SOLVERS:
         raise InputError(
             f"`solver` got {plan.solver!r}, which engine 'julia' does not have. "

@@ -15,14 +15,16 @@ from .. import _adjoints as adj
 from .. import _solvers as s
 from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
-from .._errors import DriftWarning, ToleranceWarning
+from .._errors import DriftWarning, InputError, ToleranceWarning
+from .._stats import Stats
 from .._torch import sensitivities
 from .._torch.adjoint_rhs import cotangent_scale, reverse_solver, time_grads, zero_grads
 from . import runtime
 from .bridge import Bridge
 from .checks import check
 from .failures import backward_failure, forward_failure
-from .session import Pulled
+from .native.field import choose as choose_native
+from .session import Counts, Pulled
 from .storage import decide
 from .translate import ADJOINTS, SOLVERS
 
@@ -37,6 +39,8 @@ class Julia(Engine):
     Args:
         device: "cpu".
         process: run Julia in a process of its own.
+        field: "native": f translated to Julia, or refused in words; "callback": f called from
+            Julia; "auto": native where every operation of f's is known.
     """
 
     name: ClassVar[str] = "julia"
@@ -45,6 +49,7 @@ class Julia(Engine):
     devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
     device: str = "cpu"
     process: bool = False
+    field: str = "auto"
 
     def check(self, plan: Plan) -> None:
         check(self, plan)
@@ -53,6 +58,13 @@ class Julia(Engine):
         decide(plan)
         if not self.process:
             runtime.start()
+        if self.field == "native":
+            native, why = choose_native(plan)
+            if native is None:
+                raise InputError(
+                    f"`field` of engine 'julia' got 'native', and f cannot be: {why}. Pass "
+                    "field='auto' or 'callback'."
+                )
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
         started = time.perf_counter()
@@ -76,7 +88,12 @@ class Julia(Engine):
             stats.seconds = time.perf_counter() - started
 
     def describe(self, plan: Plan) -> str:
-        return f"{decide(plan).text}; f is called back from Julia, sharing memory"
+        why = "asked for"
+        if self.field != "callback":
+            native, why = choose_native(plan)
+            if native is not None:
+                return f"{decide(plan).text}; native: f is translated to Julia"
+        return f"{decide(plan).text}; callback: f is called from Julia, sharing memory ({why})"
 
 
 @dataclasses.dataclass(eq=False)
@@ -116,12 +133,15 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     wide = isinstance(plan.adjoint, adj.Forward) and bool(plan.needs)
     rhs = sensitivities.SensitivityRHS(plan.field) if wide else plan.field
     z = rhs.start(y0) if wide else y0  # type: ignore[union-attr]
-    bridge = Bridge(plan, rhs, z.numel(), plan.engine.process)  # type: ignore[attr-defined]
+    engine: Julia = plan.engine  # type: ignore[assignment]
+    native = None if engine.field == "callback" else choose_native(plan)[0]
+    bridge = Bridge(plan, rhs, z.numel(), engine.process, native)
     solved = bridge.forward(plan, z, decide(plan), n if wide else 0)
     report, rows = solved.report, torch.from_numpy(solved.rows)
     stats = plan.stats.forward
     stats.accepted, stats.rejected = report.accepted, report.rejected
     stats.peak_bytes = report.bytes
+    _count(stats, solved.counts)
     tape = Tape(rows[:, :n].contiguous() if wide else rows, bridge)
     if wide:
         tape.sensitivities = rows[:, n:].reshape(len(rows), n, -1)
@@ -150,12 +170,20 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads)
 
 
+def _count(stats: Stats, counts: Counts) -> None:
+    """Evaluations that a native field made are counted in Julia."""
+    stats.nfe += counts.nfe
+    stats.nvjp += counts.nvjp
+    stats.njac += counts.njac
+
+
 def _account(plan: Plan, bridge: Bridge, found: Pulled) -> None:
     """Counts, and everything that is not right said: failure, drift, quadrature error, memory."""
     report, stats, adjoint = found.report, plan.stats.backward, plan.adjoint
     stats.accepted, stats.rejected = report.accepted, report.rejected
     stats.peak_bytes = found.peak_bytes
-    stats.recomputed = bridge.callbacks.plain
+    stats.recomputed = bridge.callbacks.plain + found.counts.plain
+    _count(stats, found.counts)
     estimate = found.estimate
     if isinstance(adjoint, adj.Backsolve):
         stats.drift = found.drift

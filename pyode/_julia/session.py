@@ -11,15 +11,18 @@ import dataclasses
 import math
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._errors import BackwardError
 from . import runtime
-from .callbacks import NAMES, Callable, pointer
+from .callbacks import NAMES, POLL, Callable, pointer
 from .errors import JuliaEngineError
 from .failures import Report, Trouble
+
+if TYPE_CHECKING:
+    from .native.field import Native
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,6 +54,11 @@ class Settings:
     stops: Array
     seconds: float
 
+    def packed(self) -> Array:
+        """The numbers among them, as `PyODE.options_of` reads them."""
+        head = (self.rtol, self.atol, self.adaptive, self.first, self.low, self.high)
+        return np.asarray([*head, self.max_steps, *self.stops], dtype=np.float64)
+
 
 @dataclasses.dataclass(frozen=True)
 class Pull:
@@ -64,6 +72,16 @@ class Pull:
 
 
 @dataclasses.dataclass(frozen=True)
+class Counts:
+    """Evaluations that a native field made; zeros where f was called back, which counts itself."""
+
+    nfe: int
+    nvjp: int
+    njac: int
+    plain: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Solved:
     """A forward solve: its outputs `[m, n]`, how it ended, and its last finite state."""
 
@@ -71,6 +89,7 @@ class Solved:
     report: Report
     trouble: Trouble
     last: Array
+    counts: Counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +103,7 @@ class Pulled:
     drift: list[float]
     estimate: float
     peak_bytes: int
+    counts: Counts
 
 
 class Session(abc.ABC):
@@ -108,58 +128,62 @@ class Local(Session):
     Args:
         setup: what is integrated.
         calls: the C functions it calls, and the `error` one of them raised.
+        native: compiled functions that stand for them.
+        wanted: which of these are.
     """
 
-    def __init__(self, setup: Setup, calls: Callable):
+    def __init__(
+        self,
+        setup: Setup,
+        calls: Callable,
+        native: Native | None = None,
+        wanted: frozenset[str] = frozenset(),
+    ):
         self.jl = runtime.start()
-        self.setup, self.calls = setup, calls
+        self.setup, self.calls, self.native = setup, calls, native
         self.dtype = np.dtype(setup.type)
-        self.functions = calls.functions()
-        at = {name: pointer(function) for name, function in self.functions.items()}
-        at["fused"] = at["fused"] if setup.fused else 0
-        self.field = self.jl.field_of(
-            setup.type, setup.n, setup.p, setup.sign, *(at[name] for name in NAMES)
-        )
+        head = (setup.type, setup.n, setup.p, setup.sign)
+        if native is None:
+            self.functions = calls.functions()
+            at = {name: pointer(function) for name, function in self.functions.items()}
+            at["fused"] = at["fused"] if setup.fused else 0
+            self.field = self.jl.field_of(*head, *(at[name] for name in NAMES))
+        else:
+            self.functions = {"poll": POLL(calls.poll)}
+            poll = pointer(self.functions["poll"])
+            at = native.addresses(wanted)
+            self.field = self.jl.native_of(*head, *at, setup.fused, poll)
         self.solved: Any = None
 
     def forward(self, z: Array, settings: Settings, keep: str, slots: int, lead: int) -> Solved:
-        times = self.setup.times
+        times, packed = self.setup.times, settings.packed()
         rows = np.full((len(times), self.setup.n), np.nan, self.dtype)
-        self.solved = self._call(
-            self.jl.forward_at, self.field, z.ctypes.data, times.ctypes.data, len(times),
-            settings.solver, self._options(settings), keep, slots, rows.ctypes.data, lead,
-            time.time() + settings.seconds,
-        )  # fmt: skip
         last = np.empty(self.setup.n, self.dtype)
-        self.jl.write_to(last.ctypes.data, self.solved.last)
-        return Solved(rows, *self._ending(self.solved), last)
+        self.solved, report, trouble, counts = self._call(
+            self.jl.forward_at, self.field, z.ctypes.data, times.ctypes.data, len(times),
+            settings.solver, packed.ctypes.data, len(packed), keep, slots, rows.ctypes.data, lead,
+            last.ctypes.data, time.time() + settings.seconds,
+        )  # fmt: skip
+        return Solved(rows, Report(*report), Trouble(*trouble), last, Counts(*counts))
 
     def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
         lam, params = np.zeros(self.setup.n, self.dtype), np.zeros(self.setup.p, self.dtype)
-        found = self._call(
+        packed = settings.packed()
+        report, trouble, counts, estimate, peak, jumps, drift = self._call(
             self.jl.gradient_at, self.solved, pull.kind, g.ctypes.data, settings.solver,
-            self._options(settings), pull.resync, pull.seminorm, pull.quad_rtol, pull.quad_atol,
-            lam.ctypes.data, params.ctypes.data, time.time() + settings.seconds,
+            packed.ctypes.data, len(packed), pull.resync, pull.seminorm, pull.quad_rtol,
+            pull.quad_atol, lam.ctypes.data, params.ctypes.data, time.time() + settings.seconds,
         )  # fmt: skip
-        drift = [float(x) for x in found.drift]
-        ending = self._ending(found)
+        drifts = [float(x) for x in drift] if jumps else []
         return Pulled(
-            lam, params, *ending, drift, float(found.estimate), int(self.field.peak)
+            lam, params, Report(*report), Trouble(*trouble), drifts, float(estimate), int(peak),
+            Counts(*counts),
         )  # fmt: skip
 
     def interpolate(self, t: float) -> Array:
         row = np.empty(self.setup.n, self.dtype)
         self._call(self.jl.interpolate_at, self.solved, t, row.ctypes.data, math.inf)
         return row
-
-    def _ending(self, solved: Any) -> tuple[Report, Trouble]:
-        return Report(*self.jl.facts(solved.report)), Trouble(*self.jl.facts(self.field.trouble))
-
-    def _options(self, s: Settings) -> Any:
-        return self.jl.options_of(
-            self.field, s.rtol, s.atol, s.adaptive, s.first, s.low, s.high, s.max_steps,
-            s.stops.ctypes.data, len(s.stops),
-        )  # fmt: skip
 
     def _call(self, function: Any, *args: Any) -> Any:
         """Call Julia; what f raised comes out as the same object."""

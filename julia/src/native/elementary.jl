@@ -1,0 +1,87 @@
+# Elementary functions without branches or tables, for numbers and lanes alike.
+
+# e^x = 2^n e^r with |r| <= ln(2)/2; ln(2) in two parts (Cody and Waite 1980). The polynomials are
+# Taylor's: their remainders are below 5e-9 of r (Float32) and 4e-18 of r (Float64).
+const LOG2E = 1.4426950408889634
+parts_of_ln2(::Type{Float32}) = (0.693145751953125f0, 1.42860677f-6)
+parts_of_ln2(::Type{Float64}) = (0.6931471803691238, 1.9082149292705877e-10)
+series(::Type{Float32}) = ntuple(k -> 1.0f0 / factorial(9 - k), Val(8))
+series(::Type{Float64}) = ntuple(k -> 1.0 / factorial(15 - k), Val(14))
+limits(::Type{Float32}) = (-104.0f0, 89.0f0)
+limits(::Type{Float64}) = (-746.0, 710.0)
+
+kind(::T) where {T <: Real} = T
+kind(::Lanes{N, T}) where {N, T} = T
+
+@inline clip(x, low, high) = choose(lt(x, low), low, choose(gt(x, high), high, x))
+
+"(n, e^r - 1) with x = n ln(2) + r."
+@inline function reduced(x)
+    T = kind(x)
+    high, low = parts_of_ln2(T)
+    n = nearest(x * T(LOG2E))
+    r = muladd(n, -low, muladd(n, -high, x))
+    return n, r * horner(r, series(T))
+end
+
+@inline horner(x, c::NTuple{N, Any}) where {N} = horner(x, splat(typeof(x), c[1]), Base.tail(c))
+@inline horner(x, sum, c::Tuple) = horner(x, muladd(sum, x, c[1]), Base.tail(c))
+@inline horner(x, sum, ::Tuple{}) = sum
+
+"e^x; two factors, so that neither overflows before the result does."
+@inline function exponential(x)
+    T = kind(x)
+    n, p = reduced(clip(x, limits(T)...))
+    half = floor(n * T(0.5))
+    a, b = pow2(half), pow2(n - half)
+    return muladd(p, a, a) * b
+end
+
+"e^x - 1 for x below 80."
+@inline function exponential1(x)
+    T = kind(x)
+    n, p = reduced(clip(x, T(-80), T(80)))
+    s = pow2(n)
+    return muladd(s, p, s - T(1))
+end
+
+"tanh x = (e^2x - 1) / (e^2x + 1), to three units in the last place."
+@inline function hyperbolic(x)
+    T = kind(x)
+    e = exponential1(clip(x + x, T(-40), T(40)))
+    return e / (e + T(2))
+end
+
+@inline logistic(x) = kind(x)(1) / (kind(x)(1) + exponential(-x))
+
+@inline largest(a, b) = choose(ge(a, b), a, choose(ne(a, a), a, b))
+@inline smallest(a, b) = choose(le(a, b), a, choose(ne(a, a), a, b))
+@inline sign_of(x) = gt(x, zero(kind(x))) - lt(x, zero(kind(x)))
+@inline inverse(x) = kind(x)(1) / x
+@inline inverse_root(x) = kind(x)(1) / sqrt(x)
+@inline square(x) = x * x
+@inline cube(x) = x * x * x
+@inline fourth(x) = square(square(x))
+@inline both(a, b) = ne(a, zero(kind(a))) * ne(b, zero(kind(b)))
+@inline either(a, b) = largest(ne(a, zero(kind(a))), ne(b, zero(kind(b))))
+@inline negation(a) = eq(a, zero(kind(a)))
+@inline power(a, b) = each(^, a, b)
+@inline whole_rest(a, b) = a - b * floor(a / b)
+
+"What an operation of a program does; the names are those that `pyode/_julia/native` writes."
+const OPERATIONS = Dict{Symbol, Any}(
+    :add => +, :sub => -, :mul => *, :div => /, :neg => -, :abs => abs, :sqrt => sqrt,
+    :rsqrt => inverse_root, :reciprocal => inverse, :square => square, :cube => cube,
+    :fourth => fourth, :pow => power, :exp => exponential, :expm1 => x -> each(expm1, x),
+    :log => x -> each(log, x), :log1p => x -> each(log1p, x), :log2 => x -> each(log2, x),
+    :log10 => x -> each(log10, x), :exp2 => x -> each(exp2, x),
+    :sin => x -> each(sin, x), :cos => x -> each(cos, x), :tan => x -> each(tan, x),
+    :asin => x -> each(asin, x), :acos => x -> each(acos, x), :atan => x -> each(atan, x),
+    :atan2 => (a, b) -> each(atan, a, b), :sinh => x -> each(sinh, x), :cosh => x -> each(cosh, x),
+    :asinh => x -> each(asinh, x), :acosh => x -> each(acosh, x), :atanh => x -> each(atanh, x),
+    :tanh => hyperbolic, :sigmoid => logistic, :floor => floor, :ceil => x -> -floor(-x),
+    :trunc => x -> each(trunc, x), :round => nearest, :sign => sign_of, :maximum => largest,
+    :minimum => smallest, :lt => lt, :le => le, :gt => gt, :ge => ge, :eq => eq, :ne => ne,
+    :where => choose, :and => both, :or => either, :not => negation, :remainder => whole_rest,
+    :copy => identity,
+)

@@ -1,0 +1,235 @@
+"""Which fields are native, why others are not, and their compiled functions with their memory."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import types
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..._field import Field
+from .. import runtime
+from .effects import PLAIN, Watch
+from .ir import UnknownOperationError
+from .program import ALIGN, Program, assemble
+from .trace import trace
+from .walk import walk
+
+if TYPE_CHECKING:
+    from ..._engine import Plan
+
+CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 6, ctypes.c_double)
+_compiled: dict[tuple[Any, ...], int] = {}  # a program is compiled once in a process
+_known: dict[Any, list[_Known]] = {}  # by f, as long as it lives
+
+
+@dataclasses.dataclass(eq=False)
+class _Known:
+    """What was found for one f, with one kind of state and parameters."""
+
+    signature: tuple[Any, ...]
+    native: Native | None
+    reason: str
+
+
+class Native:
+    """A field's functions compiled by Julia, and their memory.
+
+    Args:
+        program: the functions.
+        watched: integer tensors with the values the program has.
+    """
+
+    def __init__(self, program: Program, watched: Sequence[tuple[Tensor, Tensor]]):
+        self.program, self.watched = program, watched
+        self.name = str(program.dtype).removeprefix("torch.")
+        memory = torch.zeros(program.arena + ALIGN, dtype=program.dtype)
+        skip = -memory.data_ptr() % 64 // program.dtype.itemsize
+        self.arena = memory[skip:]
+        self.leaves = [leaf.tensor for leaf in program.leaves if leaf.tensor is not None]
+        self.table = np.zeros(1 + len(self.leaves), dtype=np.int64)
+        self.table[0] = self.arena.data_ptr()
+        self.calls: dict[str, Any] = {}
+
+    def address(self, name: str) -> int:
+        """Of a C function; compiled when it is first asked for."""
+        code = self.program.codes[name]
+        key = (self.name, *code.key)
+        if key not in _compiled:
+            _compiled[key] = runtime.start().compile_at(
+                self.name, code.numbers.ctypes.data, len(code.numbers),
+                code.constants.ctypes.data, len(code.constants), code.names,
+            )  # fmt: skip
+        return _compiled[key]
+
+    def addresses(self, wanted: frozenset[str]) -> list[int]:
+        """Those of f, vjp, vjp_p, fused, vjp_t (0 for one that is not wanted), and the table's."""
+        names = ("f", "vjp", "vjp_p", "fused", "vjp_t")
+        found = [self.address(name) if name in wanted else 0 for name in names]
+        return [*found, self.table.ctypes.data]
+
+    def call(self, name: str, *arrays: Tensor, t: float = 0.0) -> None:
+        """Run one function here."""
+        if name not in self.calls:
+            self.calls[name] = CALL(self.address(name))
+        at = [x.data_ptr() for x in arrays]
+        self.calls[name](self.table.ctypes.data, *at, *[0] * (5 - len(at)), t)
+
+    def renew(self) -> None:
+        """Read f's tensors anew: their addresses, and what is computed from them alone."""
+        for i, tensor in enumerate(self.leaves):
+            self.table[1 + i] = tensor.data_ptr()
+        self.call("prepare")
+
+    def agrees(self, t: float, y: Tensor, out: Tensor) -> bool:
+        """Whether f(t, y) is `out`, as torch found it, to half the digits."""
+        if any(not torch.equal(now, then) for now, then in self.watched):
+            return False
+        self.renew()
+        mine = torch.empty_like(y)
+        self.call("f", mine, y.contiguous(), t=t)
+        return close(mine, out)
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Equal to half the digits; what is not finite is nobody's to compare."""
+    eps = torch.finfo(b.dtype).eps
+    size = float(b.abs().max()) if b.numel() else 0.0
+    off = float((a - b).abs().max()) if b.numel() else 0.0
+    return off <= eps**0.5 * size + 100 * eps or not size < float("inf")
+
+
+def choose(plan: Plan) -> tuple[Native | None, str]:
+    """The plan's field as a native one, or None and why it is not.
+
+    Cost: the first time some 0.1 s to trace f and 0.3 s to compile it, with small networks; then an
+    evaluation, compared with torch's own.
+    """
+    field = plan.field
+    why = _unfit(plan)
+    if why:
+        return None, why
+    known = _entries(field.f)
+    if known is None:
+        return None, "f cannot be remembered (no weak references to it)"
+    signature = _signature(field)
+    entry = next((k for k in known if k.signature == signature), None)
+    if entry is not None and (entry.native is None or _still(entry.native, field)):
+        return entry.native, entry.reason
+    if entry is not None:
+        known.remove(entry)
+    native, reason = _made(plan)
+    known.append(_Known(signature, native, reason))
+    return native, reason
+
+
+def _unfit(plan: Plan) -> str:
+    """Why a field is not even traced."""
+    from ... import _adjoints as adj
+
+    layout = plan.layout
+    if plan.engine.process:  # type: ignore[attr-defined]
+        return "Julia runs in another process"
+    if isinstance(plan.adjoint, adj.Forward) and plan.needs:
+        return "Forward integrates sensitivities of f"
+    if layout.dtype.is_complex or layout.device.type != "cpu":
+        return "the state is complex"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is on"
+    if plan.field.random:
+        return "f draws random numbers"
+    return ""
+
+
+def _still(native: Native, field: Field) -> bool:
+    """Whether what was compiled is still what f does, judged by its first evaluation."""
+    if field.first is None:
+        return True
+    t, out = field.first
+    return field.start is None or native.agrees(t, field.start, out)
+
+
+def _made(plan: Plan) -> tuple[Native | None, str]:
+    """Trace, lower, compile, and compare with torch at another point."""
+    field, t = plan.field, plan.times.values[0]
+    y = field.start
+    if y is None:
+        return None, "f was not evaluated"
+    watch = Watch(field.f)
+    try:
+        traced = trace(field, t, y)
+        changed = watch.changed()
+        if changed:
+            return None, f"f changes {changed} when it is called"
+        lowered = walk(traced)
+        native = Native(assemble(lowered, traced.dtype, traced.sizes, traced.n), lowered.watched)
+    except UnknownOperationError as err:
+        return None, str(err)
+    why = _proof(native, field, plan, y)
+    return (None, why) if why else (native, "")
+
+
+def _proof(native: Native, field: Field, plan: Plan, y: Tensor) -> str:
+    """Why native f or its vjp differs from torch's own at some point near the start; or nothing."""
+    first, last = plan.times.values[0], plan.times.values[-1]
+    t = first + 0.37 * (last - first)
+    ripple = torch.cos(torch.arange(y.numel(), dtype=y.dtype))
+    point = y + 1e-2 * ripple * (1e-2 + y.abs())
+    counted = field.stats
+    field.stats = type(counted)()
+    try:
+        with torch.enable_grad():
+            ev = field.evaluation(t, point)
+            back = field.pull(ev, ripple)
+    except Exception as err:
+        return f"f could not be evaluated near the start ({type(err).__name__})"
+    finally:
+        field.stats = counted
+    native.renew()
+    out, to_y, to_p = torch.empty_like(y), torch.empty_like(y), y.new_empty(sum(field.sizes))
+    native.call("fused", to_y, to_p, out, ripple, point, t=t)
+    pairs = ((out, ev.out.detach()), (to_y, back.y), (to_p, field.flat_params(back.params)))
+    if all(close(a, b) for a, b in pairs):
+        return ""
+    return "its evaluation differs from torch's own"
+
+
+def _signature(field: Field) -> tuple[Any, ...]:
+    layout, f = field.layout, field.f
+    modes = tuple(m.training for m in f.modules()) if isinstance(f, nn.Module) else ()
+    return (layout.dtype, layout.shapes, tuple(id(p) for p in field.params), modes)
+
+
+def _entries(f: Any) -> list[_Known] | None:
+    """What is known of f, forgotten when f, or what it closes over, is."""
+    key, owners = _identity(f)
+    if key not in _known:
+        try:
+            for owner in owners:
+                weakref.finalize(owner, _known.pop, key, None)
+        except TypeError:
+            return None
+        _known[key] = []
+    return _known[key]
+
+
+def _identity(f: Any) -> tuple[Any, list[Any]]:
+    """A key that is the same for a function made anew with the same code over the same objects."""
+    if hasattr(f, "__self__") and hasattr(f, "__func__"):
+        return (id(f.__self__), f.__func__), [f.__self__]
+    if not isinstance(f, types.FunctionType) or f.__defaults__ or f.__kwdefaults__:
+        return id(f), [f]
+    try:
+        held = [cell.cell_contents for cell in f.__closure__ or ()]
+    except ValueError:
+        return id(f), [f]
+    if not all(isinstance(x, (Tensor, nn.Module, types.FunctionType, *PLAIN)) for x in held):
+        return id(f), [f]
+    parts = tuple(x if isinstance(x, PLAIN) else id(x) for x in held)
+    return (f.__code__, parts), [f.__code__, *(x for x in held if not isinstance(x, PLAIN))]
