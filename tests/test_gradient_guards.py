@@ -275,7 +275,7 @@ class TestWhatDependsOnWhat:
 
 
 class TestQuadratures:
-    """An integrand with a jump that nobody named: the tolerance is missed, and that is said."""
+    """An integrand with a jump that nobody named: it is halved down to, or what is left is said."""
 
     @staticmethod
     def solve(adjoint, **options):
@@ -289,7 +289,17 @@ class TestQuadratures:
 
     EXACT = 2 * (1 - float(torch.exp(torch.tensor(0.4321 - 1.0, dtype=F64))))
 
-    def test_gauss_says_where_halving_stopped(self):
+    def test_gauss_halves_down_to_a_jump(self):
+        """λ = exp(t - 1) to the adjoint's tolerance, and its integral beyond the jump likewise."""
+        w, sol = self.solve(pyode.Gauss(rtol=1e-10, atol=1e-10))
+        sol.ys[-1].sum().backward()
+        assert abs(float(w.grad.detach()) - self.EXACT) < 1e-8
+        assert sol.stats.backward.nvjp < 40 * sol.stats.backward.accepted
+
+    def test_gauss_says_where_halving_stopped(self, monkeypatch):
+        from pyode._torch import quadrature
+
+        monkeypatch.setattr(quadrature, "PAIRS", 20)
         w, sol = self.solve(pyode.Gauss(rtol=1e-10, atol=1e-10))
         phrase = r"Gauss: halving the backward step that ends at t=0\.\d+ stopped .*`jumps=`"
         with pytest.warns(pyode.ToleranceWarning, match=phrase) as caught:

@@ -25,7 +25,6 @@ from .tape import Tape
 Integrand = Callable[[float], Tensor]
 Rule = Callable[[Integrand, float, float], tuple[Tensor, float]]
 
-HALVINGS = 12  # of one backward step (Gauss)
 PAIRS = 300  # of rules on one backward step (Gauss)
 INTERVALS = 4000  # of one whole quadrature (Kronrod)
 GRADING = 10.0  # of the steps within one of its first intervals
@@ -62,13 +61,17 @@ def gauss_backward(adjoint: Gauss, plan: Plan, tape: Tape, grad_ys: Tensor) -> G
     total = ys.new_zeros(sum(field.sizes))
     rule = _checked(plan, gauss_pair)
     worst = (0.0, 0.0)  # error left above the tolerance, and where
+    joint: tuple[Tensor, Tensor] | None = None  # λ at the last step's end, and the integrand there
 
     def on_step(sweep: Sweep, step: Step) -> None:
-        nonlocal worst
+        nonlocal worst, joint
         if field.params:
-            f = _integrand(plan, tape, sweep, step)
             ends = inside(step.t0, step.t1, plan.jumps, ys.dtype)
-            value, left = _halving(rule, f, ends, total, rtol, atol)
+            f = _Ends(_integrand(plan, tape, sweep, step), ends)
+            if joint is not None and joint[0] is step.y0 and ends == (step.t0, step.t1):
+                f.known[step.t0] = joint[1]
+            value, left = _adaptive(rule, f, [ends], total, rtol, atol, PAIRS)
+            joint = (step.y1, f.known[ends[1]]) if ends[1] == step.t1 else None
             total.add_(value)
             if left > atol + rtol * rms(total):
                 worst = max(worst, (left, step.t1))
@@ -103,6 +106,21 @@ def _integrand(plan: Plan, tape: Tape, sweep: Sweep, step: Step) -> Integrand:
         return field.flat_params(field.pull(ev, lam.neg(), state=False).params)
 
     return at
+
+
+class _Ends:
+    """An integrand that is evaluated once at the ends of a step: the next step begins there."""
+
+    def __init__(self, f: Integrand, ends: tuple[float, float]):
+        self.f, self.ends = f, ends
+        self.known: dict[float, Tensor] = {}
+
+    def __call__(self, t: float) -> Tensor:
+        if t not in self.ends:
+            return self.f(t)
+        if t not in self.known:
+            self.known[t] = self.f(t)
+        return self.known[t]
 
 
 def _checked(plan: Plan, rule: Rule) -> Rule:
@@ -163,28 +181,6 @@ def rms(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x)) / max(x.numel(), 1) ** 0.5
 
 
-def _halving(
-    rule: Rule, f: Integrand, ends: tuple[float, float], total: Tensor, rtol: float, atol: float
-) -> tuple[Tensor, float]:
-    """Gauss over one step, halved until the estimate holds; and what of the error was left."""
-    stack = [(*ends, 0)]
-    done, left, pairs = torch.zeros_like(total), 0.0, 0
-    while stack:
-        a, b, depth = stack.pop()
-        value, error = rule(f, a, b)
-        pairs += 1
-        bound = (atol + rtol * max(rms(total), rms(done + value))) / 2**depth
-        floor = 10 * torch.finfo(total.dtype).eps * rms(value)
-        good = error <= max(bound, floor)
-        if good or depth >= HALVINGS or pairs >= PAIRS:
-            done = done + value
-            left += 0.0 if good else error
-        else:
-            middle = 0.5 * (a + b)
-            stack += [(a, middle, depth + 1), (middle, b, depth + 1)]
-    return done, left
-
-
 def quadrature_backward(adjoint: Quadrature, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     """λ dense over each interval between outputs, then ∂L/∂θ by adaptive Gauss-Kronrod."""
     ys, field = tape.ys, plan.field
@@ -208,7 +204,10 @@ def quadrature_backward(adjoint: Quadrature, plan: Plan, tape: Tape, grad_ys: Te
         if field.params:
             dense = _pieces(plan, tape, sweeps[0], steps)
             rule = _checked(plan, kronrod_pair)
-            total.add_(_adaptive(rule, dense, panels(steps), total, rtol, atol))
+            value, left = _adaptive(rule, dense, panels(steps), total, rtol, atol, INTERVALS)
+            total.add_(value)
+            if left:
+                _warn_intervals(left)
         steps.clear()
 
     lam0 = sweep_state(plan, tape, grad_ys / scale, on_step, on_interval) * scale
@@ -251,8 +250,15 @@ def _adaptive(
     total: Tensor,
     rtol: float,
     atol: float,
-) -> Tensor:
-    """Globally adaptive Gauss-Kronrod: halve the worst interval until the sum of errors holds."""
+    most: int,
+) -> tuple[Tensor, float]:
+    """Globally adaptive: the worst interval is halved until the sum of errors holds.
+
+    A share of the tolerance for each interval would never hold where the integrand jumps.
+
+    Returns:
+        The integral, and the estimated error if `most` rules could not bring it down.
+    """
     heap: list[tuple[float, int, float, float, Tensor]] = []
     done, errors, base = torch.zeros_like(total), 0.0, rms(total)
     for count, (a, b) in enumerate(intervals):
@@ -261,7 +267,9 @@ def _adaptive(
         done, errors = done + value, errors + error
     heapq.heapify(heap)
     count = len(heap)
-    while errors > max(atol + rtol * max(rms(done), base), _floor(done)) and count < INTERVALS:
+    while errors > max(atol + rtol * max(rms(done), base), _floor(done)):
+        if count >= most:
+            return done, errors
         worst, _, a, b, value = heapq.heappop(heap)
         done, errors = done - value, errors + worst
         middle = 0.5 * (a + b)
@@ -270,14 +278,16 @@ def _adaptive(
             count += 1
             heapq.heappush(heap, (-error, count, low, high, value))
             done, errors = done + value, errors + error
-    if count >= INTERVALS:
-        warnings.warn(
-            f"Quadrature: {INTERVALS} intervals left an estimated error of {errors:.2g}; raise "
-            "quad_rtol/quad_atol, or use Interpolating().",
-            ToleranceWarning,
-            stacklevel=2,
-        )
-    return done
+    return done, 0.0
+
+
+def _warn_intervals(error: float) -> None:
+    warnings.warn(
+        f"Quadrature: {INTERVALS} intervals left an estimated error of {error:.2g}; raise "
+        "quad_rtol/quad_atol, or use Interpolating().",
+        ToleranceWarning,
+        stacklevel=4,
+    )
 
 
 def _floor(x: Tensor) -> float:
