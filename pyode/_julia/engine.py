@@ -72,7 +72,7 @@ class Julia(Engine):
         stats.nfe += 1 if plan.field.first is not None else 0
         try:
             with _clock(plan, *plan.times.span, "forward") as clock:
-                return _forward(dataclasses.replace(plan, clock=clock), y0)
+                return _forward(plan.with_clock(clock), y0)
         finally:
             stats.seconds = time.perf_counter() - started
 
@@ -83,7 +83,7 @@ class Julia(Engine):
         try:
             start, end = plan.times.span
             with torch.no_grad(), _clock(plan, end, start, "backward") as clock:
-                return _backward(dataclasses.replace(plan, clock=clock), tape, grad_ys)
+                return _backward(plan.with_clock(clock), tape, grad_ys)
         finally:
             stats.seconds = time.perf_counter() - started
 

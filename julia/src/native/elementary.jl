@@ -5,15 +5,20 @@
 const LOG2E = 1.4426950408889634
 parts_of_ln2(::Type{Float32}) = (0.693145751953125f0, 1.42860677f-6)
 parts_of_ln2(::Type{Float64}) = (0.6931471803691238, 1.9082149292705877e-10)
-series(::Type{Float32}) = ntuple(k -> 1.0f0 / factorial(9 - k), Val(8))
-series(::Type{Float64}) = ntuple(k -> 1.0 / factorial(15 - k), Val(14))
+const SERIES32 = ntuple(k -> 1.0f0 / factorial(9 - k), Val(8))
+const SERIES64 = ntuple(k -> 1.0 / factorial(15 - k), Val(14))
+series(::Type{Float32}) = SERIES32
+series(::Type{Float64}) = SERIES64
 limits(::Type{Float32}) = (-104.0f0, 89.0f0)
 limits(::Type{Float64}) = (-746.0, 710.0)
 
 kind(::T) where {T <: Real} = T
 kind(::Lanes{N, T}) where {N, T} = T
 
-@inline clip(x, low, high) = choose(lt(x, low), low, choose(gt(x, high), high, x))
+@inline function clip(x, low, high)
+    x = where_lt(x, low, low, x)
+    return where_gt(x, high, high, x)
+end
 
 "(n, e^r - 1) with x = n ln(2) + r."
 @inline function reduced(x)
@@ -37,10 +42,10 @@ end
     return muladd(p, a, a) * b
 end
 
-"e^x - 1 for x below 80."
+"e^x - 1 for x within ±80."
 @inline function exponential1(x)
     T = kind(x)
-    n, p = reduced(clip(x, T(-80), T(80)))
+    n, p = reduced(x)
     s = pow2(n)
     return muladd(s, p, s - T(1))
 end
@@ -54,8 +59,9 @@ end
 
 @inline logistic(x) = kind(x)(1) / (kind(x)(1) + exponential(-x))
 
-@inline largest(a, b) = choose(ge(a, b), a, choose(ne(a, a), a, b))
-@inline smallest(a, b) = choose(le(a, b), a, choose(ne(a, a), a, b))
+# a NaN on either side comes out
+@inline largest(a, b) = where_ge(a, b, a, where_ne(a, a, a, b))
+@inline smallest(a, b) = where_le(a, b, a, where_ne(a, a, a, b))
 @inline sign_of(x) = gt(x, zero(kind(x))) - lt(x, zero(kind(x)))
 @inline inverse(x) = kind(x)(1) / x
 @inline inverse_root(x) = kind(x)(1) / sqrt(x)
@@ -67,6 +73,12 @@ end
 @inline negation(a) = eq(a, zero(kind(a)))
 @inline power(a, b) = each(^, a, b)
 @inline whole_rest(a, b) = a - b * floor(a / b)
+
+"A choice by a comparison in one step."
+const CHOICES = Dict{Symbol, Any}(
+    :lt => where_lt, :le => where_le, :gt => where_gt, :ge => where_ge, :eq => where_eq,
+    :ne => where_ne,
+)
 
 "What an operation of a program does; the names are those that `pyode/_julia/native` writes."
 const OPERATIONS = Dict{Symbol, Any}(

@@ -41,6 +41,9 @@ function value(c::Call, at::Place)
     args = [value(x, at) for x in c.args]
     c.op === :add && c.args[1] isa Call && c.args[1].op === :mul &&
         return Expr(:call, muladd, args[1].args[2:3]..., args[2])
+    first = c.args[1]
+    c.op === :where && first isa Call && haskey(CHOICES, first.op) &&
+        return Expr(:call, CHOICES[first.op], args[1].args[2:3]..., args[2:3]...)
     return Expr(:call, OPERATIONS[c.op], args...)
 end
 

@@ -55,6 +55,27 @@ const CHOICE = "%c = fcmp une V %0, zeroinitializer\n%r = select <N x i1> %c, V 
 @inline @generated choose(
     c::Lanes{N, T}, a::Lanes{N, T}, b::Lanes{N, T},
 ) where {N, T} = lanewise_code(N, T, (:c, :a, :b), replace(CHOICE, "<N x" => "<$N x"))
+# a choice by a comparison: two instructions, and no number between
+const COMPARED = "%c = fcmp OP V %0, %1\n%r = select <N x i1> %c, V %2, V %3\nret V %r"
+for (op, name, base) in (
+        (:lt, "olt", :<), (:le, "ole", :<=), (:gt, "ogt", :>), (:ge, "oge", :>=),
+        (:eq, "oeq", :(==)), (:ne, "une", :!=),
+    )
+    where_op = Symbol(:where_, op)
+    @eval @inline @generated $where_op(
+        a::Lanes{N, T}, b::Lanes{N, T}, x::Lanes{N, T}, y::Lanes{N, T},
+    ) where {N, T} = lanewise_code(
+        N, T, (:a, :b, :x, :y), replace(COMPARED, "<N x" => "<$N x", "OP" => $name),
+    )
+    @eval @inline $where_op(a::T, b::T, x::T, y::T) where {T <: Real} = ifelse($base(a, b), x, y)
+    @eval @inline function $where_op(a, b, x, y)
+        L = lanes_of(a, b, x, y)
+        return $where_op(splat(L, a), splat(L, b), splat(L, x), splat(L, y))
+    end
+end
+"The type of the vector among some values."
+@inline lanes_of(a::Lanes, more...) = typeof(a)
+@inline lanes_of(a::Real, more...) = lanes_of(more...)
 for (op, base) in ((:lt, :<), (:le, :<=), (:gt, :>), (:ge, :>=), (:eq, :(==)), (:ne, :!=))
     @eval @inline $op(a::T, b::T) where {T <: Real} = T(ifelse($base(a, b), 1, 0))
 end
