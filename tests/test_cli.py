@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from pyode.cli import main
+from pyode.train import EXPERIMENTS
+from pyode.train._reported import command
 
 
 def test_compare_prints_rows_and_saves_them(tmp_path, capsys):
@@ -55,3 +57,27 @@ def test_doctor_says_how_to_get_what_is_missing():
     facts = json.loads(done.stdout)
     assert facts["torch"]
     assert any("julia" in key for key in facts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["train", "spheres", "--set", "epoch=3"], "Did you mean 'epochs'"),
+        (["grid", "spheres", "--over", "epochs=1,x"], "`epochs` got 'x'"),
+        (["grid", "spheres", "--over", "epochs="], "'epochs' without a value"),
+        (["grid", "spheres", "--over", "adjoint=discrete,gaus"], "Did you mean 'gauss'"),
+        (["study", "theta", "--set", "epochs=x"], "`epochs` got 'x'"),
+        (["study", "theta", "--set", "epoch=3"], "Did you mean 'epochs'"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_anything_is_trained(arguments, text, capsys, tmp_path):
+    assert main([*arguments, "--out", str(tmp_path / "runs")]) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_word_none_unsets_what_a_preset_has_set():
+    config = EXPERIMENTS["mnist"].config(solver="dopri5", step_size="None")
+    assert config.make_solver().step_size is None
+    told = next(word for word in command(config).split() if word.startswith("step_size="))
+    assert EXPERIMENTS["mnist"].config(step_size=told.split("=")[1]).step_size is None

@@ -9,7 +9,7 @@ import pydantic
 
 from .. import _adjoints, _solvers
 from .._adjoints import Adjoint
-from .._errors import choose
+from .._errors import InputError, choose
 from .._solvers import AdaptiveSolver, Solver
 
 ADJOINTS = {
@@ -35,6 +35,8 @@ Activation = Literal["none", "relu", "tanh", "softplus"]
 
 class Config(pydantic.BaseModel):
     """Every setting of a run; each can be set by name, in TOML, or on the command line.
+
+    The word "None" unsets one that may be None, as TOML and command lines have no other.
 
     Attributes:
         experiment, model, data: which experiment, which of its models, which of its data sets.
@@ -101,6 +103,12 @@ class Config(pydantic.BaseModel):
     keep_every: int = pydantic.Field(1, ge=1)
     keep_steps: int | None = pydantic.Field(None, ge=1)
 
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**{k: None if v == "None" else v for k, v in settings.items()})
+        except pydantic.ValidationError as err:
+            raise _refused(err) from err
+
     def digest(self) -> str:
         """Eight characters that name this configuration."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
@@ -135,3 +143,14 @@ class Config(pydantic.BaseModel):
             "engine": self.engine,
             "regularizers": terms,
         }
+
+
+def _refused(err: pydantic.ValidationError) -> InputError:
+    """The first setting that is wrong: its name, what it got, what to pass."""
+    first = err.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return choose("setting", name, Config.model_fields)
+    if first["type"] == "missing":
+        return InputError(f"`{name}` got nothing. Pass it: a run cannot do without.")
+    return InputError(f"`{name}` got {first['input']!r}. {first['msg']}.")

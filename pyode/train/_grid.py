@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._errors import InputError, SolveError
+from .._errors import InputError, SolveError, choose
 from ._config import Config
 from ._loop import Report, resume, train
 from ._run import Run
@@ -25,11 +25,13 @@ def product(base: Config, over: Mapping[str, Sequence[Any]]) -> list[dict[str, A
     """Every combination of the values, as changes of `base`.
 
     Raises:
-        InputError: a name is no setting.
+        InputError: a name is no setting, or has no value.
     """
-    for name in over:
+    for name, values in over.items():
         if name not in type(base).model_fields:
-            raise InputError(f"`over` got {name!r}, which is no setting of pyode.train.Config.")
+            raise choose("over", name, type(base).model_fields)
+        if not values:
+            raise InputError(f"`over` got {name!r} without a value. Pass one or more.")
     return [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
 
 
@@ -52,13 +54,19 @@ def grid(
     Returns:
         One row a run: what differs, the last epoch's numbers, seconds of an epoch, outcome. A solve
         that fails, or a loss that is not finite, is an outcome.
+
+    Raises:
+        InputError: a change cannot be used.
     """
     import pandas as pd
 
     names = list(dict.fromkeys(name for change in changes for name in change))
+    # all are made before the first is trained, so that a mistake costs no waiting
+    configs = [type(base)(**(base.model_dump() | change)) for change in changes]
+    for config in configs:
+        config.block()
     rows: list[dict[str, Any]] = []
-    for i, change in enumerate(changes):
-        config = type(base)(**(base.model_dump() | change))
+    for i, config in enumerate(configs):
         row = {name: getattr(config, name) for name in names} | _result(config, out, report)
         rows.append(row)
         if on_run is not None:
