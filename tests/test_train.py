@@ -11,6 +11,7 @@ import torch
 
 import pyode
 from pyode import train as pt
+from pyode.cli import main
 from pyode.train._checkpoint import CheckpointError, previous
 
 SPHERES = {"epochs": 3, "limit": 200, "threads": 1}
@@ -149,3 +150,34 @@ def test_experiments_build_and_take_a_step(name, tmp_path):
         config = experiment.config(model=model, epochs=1, limit=32, threads=1)
         run = pt.train(config, tmp_path / model)
         assert run.to_pandas()["test_loss"].notna().all()
+
+
+def test_what_is_broken_in_a_run_folder_is_named(tmp_path, capsys, caplog):
+    config = pt.EXPERIMENTS["spheres"].config(**SPHERES | {"epochs": 2})
+    run = pt.train(config, tmp_path)
+    checkpoint = run.last.read_bytes()
+    assert main(["resume", str(run.folder)]) == 0
+    assert "has ended" in capsys.readouterr().err
+
+    run.last.write_bytes(checkpoint[:500])
+    assert pt.load(run.folder).epoch == 1  # the one before
+    assert "previous is taken instead" in caplog.text
+    previous(run.last).unlink()
+    assert main(["evaluate", str(run.folder)]) == 4
+    assert "no readable checkpoint" in capsys.readouterr().err
+
+    for name in ("data.json", "config.json"):
+        path = run.folder / name
+        whole = path.read_text()
+        for text in (whole[:50], "[]"):
+            path.write_text(text)
+            assert main(["evaluate", str(run.folder)]) == 4
+            assert str(path) in capsys.readouterr().err
+    path.write_text('{"colour": "blue"}')
+    assert main(["report", str(tmp_path)]) == 4
+    assert "no settings of a run" in capsys.readouterr().err
+
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    assert main(["train", "spheres", "--set", "limit=8", "--out", str(occupied)]) == 2
+    assert f"`out` got {occupied}" in capsys.readouterr().err

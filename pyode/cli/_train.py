@@ -124,8 +124,11 @@ def resume(run: pathlib.Path, *, track: Flag = False, json: Flag = False) -> Non
         track: log to MLflow too.
         json: print the rows as JSON, and nothing else.
     """
+    from ..train import Run
     from ..train import resume as go_on
 
+    if Run.open(run).ended:
+        message("the run has ended: nothing is left to train")
     _finish(go_on(run, None if json else _row, track=track), json)
 
 

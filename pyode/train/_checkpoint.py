@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import pathlib
 import pickle
@@ -11,12 +12,13 @@ from typing import Any
 
 import torch
 
-from .._errors import PyodeError
+from .._errors import DataError
 
+log = logging.getLogger("pyode.train")
 MAGIC = b"pyode-checkpoint-1\n"
 
 
-class CheckpointError(PyodeError, RuntimeError):
+class CheckpointError(DataError, RuntimeError):
     """A checkpoint cannot be written or read; the message names the file and what is wrong."""
 
 
@@ -68,7 +70,9 @@ def _sync_folder(folder: pathlib.Path) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint; if it is damaged, the one before it. No code in it is ever run.
+    """Read a checkpoint; if it is damaged, the one before it, and a warning is logged.
+
+    No code in it is ever run.
 
     Raises:
         CheckpointError: neither can be read; says why for each.
@@ -77,9 +81,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     reasons = []
     for candidate in (path, previous(path)):
         try:
-            return _read(candidate)
+            state = _read(candidate)
         except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as err:
             reasons.append(f"{candidate.name}: {str(err).splitlines()[0]}")
+        else:
+            if reasons:
+                log.warning("%s; %s is taken instead", reasons[0], candidate)
+            return state
     raise CheckpointError(f"no readable checkpoint at {path}: " + "; ".join(reasons) + ".")
 
 

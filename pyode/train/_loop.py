@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .._errors import InputError, NonFiniteError
 from ..nn import CNF, JacobianFrobenius, NeuralODE
-from ._checkpoint import load_checkpoint, save_checkpoint
+from ._checkpoint import load_checkpoint, previous, save_checkpoint
 from ._config import Config
 from ._experiment import Experiment
 from ._experiments import EXPERIMENTS
@@ -66,14 +66,19 @@ def resume(
 ) -> Run:
     """Go on from a run's last checkpoint: bitwise, on the CPU, as if it had not stopped.
 
+    A run that has ended is given back as it is.
+
     Raises:
         InputError: the folder holds no run, or its data are not what they were.
+        DataError: its settings, or every checkpoint of it, cannot be read.
     """
     run = Run.open(folder)
+    if run.ended:
+        return run
     trainer = Trainer(run.config, World.join())
     if trainer.world.first:
         run.tidy()
-    if run.last.exists():
+    if run.last.exists() or previous(run.last).exists():
         trainer.load(load_checkpoint(run.last))
     return trainer.run(run, report, track)
 

@@ -10,7 +10,7 @@ import platform
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from .._errors import InputError
+from .._errors import DataError, InputError
 from ._config import Config
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Run:
                 break
             except FileExistsError:
                 continue
+            except OSError as err:
+                raise InputError(f"`out` got {out}: {err}. Pass a folder to write to.") from err
         else:
             raise InputError(f"`out` got {out}: a thousand runs are called {name}. Pass another.")
         run = cls(place, config)
@@ -59,11 +61,15 @@ class Run:
 
         Raises:
             InputError: the folder holds no run.
+            DataError: its settings cannot be read.
         """
         path = pathlib.Path(folder) / "config.json"
         if not path.is_file():
             raise InputError(f"`run` got {folder}: no config.json in it. Pass a run's folder.")
-        return cls(folder, Config.model_validate_json(path.read_text()))
+        try:
+            return cls(folder, Config(**_read(path)))
+        except InputError as err:
+            raise DataError(f"{path} holds no settings of a run: {err}") from err
 
     @property
     def last(self) -> pathlib.Path:
@@ -75,8 +81,8 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether the run has come to its end."""
-        return (self.folder / "metrics.parquet").is_file()
+        """Whether the run has come to its end, and its rows are there."""
+        return (self.folder / "metrics.parquet").is_file() and bool(self.rows())
 
     def tidy(self) -> None:
         """Remove what a kill left of checkpoints that were being written."""
@@ -93,7 +99,7 @@ class Run:
         if not path.is_file():
             path.write_text(json.dumps(facts, indent=2))
             return
-        known = json.loads(path.read_text())
+        known = _read(path)
         changed = [k for k in facts if k != "source" and facts[k] != known.get(k)]
         if changed:
             raise InputError(
@@ -104,7 +110,7 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What `data.json` says; empty where there is none."""
         path = self.folder / "data.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return _read(path) if path.is_file() else {}
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one row, flushed to the disk: a kill loses at most the row being written."""
@@ -161,6 +167,17 @@ class Run:
         rows = self.rows()
         last = ", ".join(numbers(rows[-1])) if rows else "no epoch yet"
         return f"Run({self.folder}): {self.config.experiment} {self.config.model}, {last}"
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object of a run's folder."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as err:
+        raise DataError(f"{path} is cut short, or no JSON: {err}. Pass another run.") from err
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no JSON object. Pass another run.")
+    return found
 
 
 def numbers(row: dict[str, Any]) -> list[str]:
