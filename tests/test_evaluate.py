@@ -116,3 +116,25 @@ def test_evaluate_prints_json(runs, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["solver"] for row in rows] == ["Dopri5", "Euler"]
     assert isinstance(pd.read_parquet(run.folder / "evaluation.parquet"), pd.DataFrame)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["evaluate", "RUN", "--limit", "0"], "`limit` got 0"),
+        (["evaluate", "RUN", "--limit", "-1"], "`limit` got -1"),
+        (["evaluate", "RUN", "--solvers", ","], "`solvers` got none"),
+        (["robustness", "RUN", "--sizes", "0,-0.1"], "`sizes` got [0.0, -0.1]"),
+        (["robustness", "RUN", "--kinds", ","], "Pass one of: fgsm, gaussian"),
+        (["report", "RUN", "--to", ","], "`to` got ','"),
+        (["data", "make", "mnist", "--count", "-3", "--data-dir", "OUT"], "`count` got -3"),
+        (["study", "memory", "--preset", "papr", "--out", "OUT"], "Did you mean 'paper'"),
+        (["study", "memory", "--set", "epochs=1", "--out", "OUT"], "takes no --set"),
+        (["tune", "spheres", "--trials", "0", "--out", "OUT"], "`trials` got 0"),
+    ],
+)
+def test_arguments_that_would_do_nothing_are_refused(runs, arguments, text, tmp_path, capsys):
+    place = {"RUN": str(runs[1].folder), "OUT": str(tmp_path / "out")}
+    assert main([place.get(word, word) for word in arguments]) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -116,3 +116,9 @@ def test_the_linear_spiral_is_identified(tmp_path):
 @pytest.mark.parametrize("data", ["linear", "cubic"])
 def test_spirals_are_identified(data, adjoint, tmp_path):
     assert last("spiral", tmp_path, data=data, adjoint=adjoint)["test_loss"] <= 1e-3
+
+
+def test_a_flow_is_measured_with_fixed_steps_too(tmp_path):
+    row = last("cnf", tmp_path, epochs=1, limit=50, solver="rk4", step_size=0.25)
+    assert row["nfe_forward"] >= 16
+    assert row["test_round_trip"] < 1e-5

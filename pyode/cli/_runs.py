@@ -96,8 +96,8 @@ def report(
     from ..train import report as write
 
     kinds = words(to)
-    if unknown := set(kinds) - {"md", "html"}:
-        raise InputError(f"`to` got {unknown.pop()!r}. Pass md, html, or md,html.")
+    if not kinds or set(kinds) - {"md", "html"}:
+        raise InputError(f"`to` got {to!r}. Pass md, html, or md,html.")
     text = ""
     if notes is not None:
         if not notes.is_file():

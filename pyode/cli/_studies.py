@@ -90,6 +90,10 @@ def study(
     place = out or pathlib.Path("runs") / f"study-{name}"
     command = f"pyode study {name} --preset {preset}" + "".join(f" --set {s}" for s in set_)
     if name == "memory":
+        if preset not in ("quick", "paper"):
+            raise choose("preset", preset, ("quick", "paper"))
+        if set_ or data_dir is not None:
+            raise InputError("The study memory takes no --set and no --data-dir. Leave them out.")
         frame = measure((4, 16) if preset == "quick" else (4, 16, 64, 256))
         place.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(place / "table.parquet")

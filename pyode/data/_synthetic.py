@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import DataError, choose
+from .._errors import DataError, InputError, choose
 from ._idx import data_folder
 from ._images import CIFAR_FILES, STEMS
 from ._mitbih import CLASSES, LENGTH
@@ -37,10 +37,13 @@ def synthesize(
         The folder written to.
 
     Raises:
+        InputError: no such name, or too few samples.
         DataError: there are files of that name already: real data are never written over.
     """
     if name not in WRITERS:
         raise choose("name", name, WRITERS)
+    if count < 10:
+        raise InputError(f"`count` got {count}. Pass 10 or more, so that each class is there.")
     base = data_folder(folder)
     place = base if name == "mitdb-csv" else base / name
     if place.is_dir() and any(p.is_file() for p in place.iterdir()):

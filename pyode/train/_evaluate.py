@@ -55,6 +55,8 @@ def load(folder: str | os.PathLike[str], limit: int | None = None, data_dir: Any
         InputError: the folder holds no run, or none with a checkpoint, or the data are not those
             it was trained on.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"`limit` got {limit}. Pass a number of samples, or None for all.")
     run = Run.open(folder)
     path = run.best if run.best.is_file() else run.last
     if not path.is_file():
@@ -80,8 +82,10 @@ def variants(
     """Each adaptive solver with each tolerance, each fixed-step one with each step size.
 
     Raises:
-        InputError: no such solver.
+        InputError: no such solver, or none.
     """
+    if not solvers:
+        raise InputError("`solvers` got none. Pass names such as euler or dopri5.")
     for name in solvers:
         if name not in SOLVERS:
             raise choose("solvers", name, SOLVERS)
@@ -187,9 +191,11 @@ def robustness(
 
     if trained.split.classes is None:
         raise InputError(f"`run` got {trained.run.folder}: it is no classifier.")
-    for kind in kinds:
+    for kind in kinds or ("",):
         if kind not in DISTURBANCES:
             raise choose("kinds", kind, DISTURBANCES)
+    if not sizes or min(sizes) < 0:
+        raise InputError(f"`sizes` got {list(sizes)}. Pass numbers that are not negative.")
     torch.manual_seed(trained.run.config.seed)
     x, y = trained.split.test
     low, high = float(x.min()), float(x.max())

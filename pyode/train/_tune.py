@@ -40,6 +40,8 @@ def tune(
     Raises:
         InputError: Optuna is not installed, or no trial ended well.
     """
+    if trials < 1:
+        raise InputError(f"`trials` got {trials}. Pass 1 or more.")
     optuna = _optuna()
     base = base.model_copy(update={"patience": base.patience or base.epochs})
     folder = pathlib.Path(out)
