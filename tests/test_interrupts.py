@@ -72,6 +72,7 @@ def test_nan_data_are_named_and_the_last_good_checkpoint_too(tmp_path):
 def test_other_data_are_refused_by_resume(tmp_path, monkeypatch):
     config = pt.EXPERIMENTS["reflection"].config(epochs=1, threads=1)
     run = pt.train(config, tmp_path)
+    (run.folder / "metrics.parquet").unlink()  # as if it had not ended
     path = run.folder / "data.json"
     path.write_text(path.read_text().replace('"samples": 200', '"samples": 199'))
     with pytest.raises(pyode.InputError, match="start a new run"):

@@ -36,7 +36,9 @@ def test_training_learns_and_its_rows_say_what_it_cost(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
 def test_resume_is_bitwise_the_run_that_did_not_stop(tmp_path, optimizer):
-    config = pt.EXPERIMENTS["spheres"].config(**SPHERES, optimizer=optimizer, momentum=0.5)
+    config = pt.EXPERIMENTS["spheres"].config(**SPHERES, optimizer=optimizer)
+    if optimizer != "adam":
+        config = config.model_copy(update={"momentum": 0.5})
     whole = pt.train(config, tmp_path / "whole")
 
     def stop(row):
@@ -147,7 +149,8 @@ def test_experiments_build_and_take_a_step(name, tmp_path):
     for model in experiment.models:
         if model == "resnet" and name == "mnist":
             continue  # ResNet-18 is tested in test_nn
-        config = experiment.config(model=model, epochs=1, limit=32, threads=1)
+        limit = {} if name == "regression" else {"limit": 32}  # it has ten samples
+        config = experiment.config(model=model, epochs=1, threads=1, **limit)
         run = pt.train(config, tmp_path / model)
         assert run.to_pandas()["test_loss"].notna().all()
 
@@ -181,3 +184,26 @@ def test_what_is_broken_in_a_run_folder_is_named(tmp_path, capsys, caplog):
     occupied.write_text("")
     assert main(["train", "spheres", "--set", "limit=8", "--out", str(occupied)]) == 2
     assert f"`out` got {occupied}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("regression", {"model": "resnet", "adjoint": "backsolve"}),
+        ("regression", {"model": "resnet", "kinetic": 0.1}),
+        ("regression", {"limit": 3}),
+        ("regression", {"augment": 2}),
+        ("regression", {"class_weights": True}),
+        ("spheres", {"activation": "tanh"}),
+        ("spheres", {"momentum": 0.9}),
+        ("spheres", {"solver": "rk4", "rtol": 1e-7}),
+        ("spheres", {"solver": "rk4", "first_step": 0.1}),
+        ("spheres", {"step_size": 0.5, "first_step": 0.1}),
+        ("cnf", {"kinetic": 0.1, "limit": 50}),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(name, changes, tmp_path):
+    config = pt.EXPERIMENTS[name].config(**changes, epochs=1)
+    with pytest.raises(pyode.InputError, match=f"`{list(changes)[-1 if name != 'cnf' else 0]}`"):
+        pt.train(config, tmp_path)
+    assert not list(tmp_path.iterdir())

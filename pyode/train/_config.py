@@ -30,6 +30,10 @@ SOLVERS = {
         "Kvaerno5",
     )
 }  # fmt: skip
+LOOP = {  # what every training loop uses
+    "experiment", "model", "epochs", "steps", "batch", "lr", "schedule", "clip", "patience", "seed",
+    "threads", "dtype", "keep_every", "keep_steps",
+}  # fmt: skip
 Activation = Literal["none", "relu", "tanh", "softplus"]
 
 
@@ -120,7 +124,8 @@ class Config(pydantic.BaseModel):
         kind = SOLVERS[self.solver]
         options: dict[str, Any] = {"step_size": self.step_size}
         if issubclass(kind, AdaptiveSolver):
-            options |= {"rtol": self.rtol, "atol": self.atol, "first_step": self.first_step}
+            options |= {"rtol": self.rtol, "atol": self.atol}
+            options |= {"first_step": self.first_step} if self.step_size is None else {}
         return kind(**options)
 
     def make_adjoint(self) -> Adjoint:
@@ -143,6 +148,22 @@ class Config(pydantic.BaseModel):
             "engine": self.engine,
             "regularizers": terms,
         }
+
+
+class Reader(Config):
+    """A configuration that knows which of its settings have been read."""
+
+    _read: set[str] = pydantic.PrivateAttr(default_factory=set)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in Config.model_fields:
+            self._read.add(name)
+        return super().__getattribute__(name)
+
+    @property
+    def unread(self) -> list[str]:
+        """The settings that no model, data set or optimiser has asked for, in order."""
+        return [name for name in Config.model_fields if name not in self._read | LOOP]
 
 
 def _refused(err: pydantic.ValidationError) -> InputError:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._errors import choose
-from ._config import Config
+from .._errors import InputError, choose
+from ._config import Config, Reader
 from ._split import Split
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Split], Tensor]
@@ -108,7 +108,7 @@ class Experiment:
     def split(self, config: Config) -> Split:
         """The data a configuration names, in its dtype, with its validation part and weights."""
         split = self.load(config).to(getattr(torch, config.dtype))
-        split = split.weighted() if config.class_weights and split.classes else split
+        split = split.weighted() if split.classes and config.class_weights else split
         return split.with_validation(config.seed) if config.patience else split
 
     def build(self, config: Config, split: Split) -> nn.Module:
@@ -117,3 +117,21 @@ class Experiment:
             raise choose("model", config.model, self.models)
         torch.manual_seed(config.seed)
         return self.models[config.model](config, split).to(getattr(torch, config.dtype))
+
+    def refuse_unread(self, read: Reader) -> None:
+        """Refuse a setting that this model, or its data, has not asked for.
+
+        What a preset sets for all models of the experiment is no mistake of the user's.
+
+        Raises:
+            InputError: it would change nothing.
+        """
+        usual = [self.config(preset, model=read.model) for preset in ("quick", "paper")]
+        values = read.model_dump()
+        for name in read.unread:
+            known = [getattr(config, name) for config in usual]
+            if values[name] not in [*known, Config.model_fields[name].default]:
+                raise InputError(
+                    f"`{name}` got {values[name]!r}: {self.name} with model={read.model} and these "
+                    "settings does not use it. Leave it out."
+                )

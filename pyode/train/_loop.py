@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .._errors import InputError, NonFiniteError
 from ..nn import CNF, JacobianFrobenius, NeuralODE
 from ._checkpoint import load_checkpoint, previous, save_checkpoint
-from ._config import Config
+from ._config import Config, Reader
 from ._experiment import Experiment
 from ._experiments import EXPERIMENTS
 from ._parallel import World
@@ -53,10 +53,12 @@ def train(
 
     Raises:
         NonFiniteError: the loss is NaN or Inf; names the cause and the last good checkpoint.
-        InputError, DataError: a setting, or the data, cannot be used.
+        InputError, DataError: a setting, or the data, cannot be used, or a setting would do
+            nothing in this experiment.
     """
     world = World.join()
     trainer = Trainer(config, world)
+    trainer.experiment.refuse_unread(trainer.read)
     folder = world.tell(str(Run.create(out, config).folder) if world.first else None)
     return trainer.run(Run.open(folder), report, track)
 
@@ -120,15 +122,15 @@ def blocks(model: nn.Module) -> list[Any]:
 
 def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser a configuration names."""
-    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     parameters = model.parameters()
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=config.momentum, **shared)
     if config.optimizer == "lbfgs":
         return torch.optim.LBFGS(
             parameters, lr=config.lr, history_size=50, line_search_fn="strong_wolfe",
             tolerance_grad=1e-12, tolerance_change=1e-15,
         )  # fmt: skip
+    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **shared)
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, momentum=config.momentum, **shared)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
@@ -166,10 +168,11 @@ class Trainer:
             raise InputError("`optimizer` got 'lbfgs' on several processes. Pass another there.")
         self.config, self.world = config, world
         self.experiment = EXPERIMENTS[config.experiment]
-        self.split = self.experiment.split(config)
-        self.model = self.experiment.build(config, self.split)
+        self.read = read = Reader(**config.model_dump())
+        self.split = self.experiment.split(read)
+        self.model = self.experiment.build(read, self.split)
         self.objective = world.wrap(Objective(self.model, self.experiment, self.split))
-        self.optimizer = make_optimizer(config, self.model)
+        self.optimizer = make_optimizer(read, self.model)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.shuffle = self.generator.get_state()  # as it was when this epoch began
         self.epoch, self.at, self.best, self.waited = 0, 0, math.inf, 0

@@ -87,7 +87,7 @@ def _section(name: str, runs: list[Run]) -> list[Any]:
 def _label(run: Run) -> str:
     config = run.config
     words = [config.model, *named(config)]
-    words += [config.split] if config.experiment == "ecg" else []
+    words += [by for by in ("beat", "patient") if f"split by {by}" in run.facts().get("source", "")]
     words += [config.data] if config.data else []
     words += [config.adjoint] if config.adjoint != "discrete" else []
     return " ".join(words)

@@ -22,7 +22,7 @@ def _heartbeats(config: Config) -> Split:
     pair = [folder / f"mitbih_{part}.csv" for part in ("train", "test")]
     kind = config.data or ("csv" if pair[0].is_file() else "records")
     if kind == "csv":
-        parts, source = [pd.read_csv(path) for path in pair], "MIT-BIH, the CSV pair"
+        parts, source = [pd.read_csv(path) for path in pair], "MIT-BIH, the CSV pair, split by beat"
     elif kind == "records":
         place = folder / "mitdb" if (folder / "mitdb").is_dir() else folder
         parts = list(pd.split(pd.read_records(place), by=config.split, seed=config.seed))
@@ -133,10 +133,9 @@ def _density(config: Config) -> Split:
 
 def _flow(trace: str) -> Any:
     def make(config: Config, split: Split) -> nn.Module:
-        block = config.block()
         return pn.CNF(
-            pn.MLP([2, 64, 64, 64, 2], time=True), span=block["span"], trace=trace,
-            solver=block["solver"], adjoint=block["adjoint"], engine=block["engine"],
+            pn.MLP([2, 64, 64, 64, 2], time=True), span=(0.0, config.span), trace=trace,
+            solver=config.make_solver(), adjoint=config.make_adjoint(), engine=config.engine,
         )  # fmt: skip
 
     return make

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._errors import InputError, SolveError
 from ._config import Config
-from ._loop import train
+from ._loop import Trainer, train
+from ._parallel import World
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,8 @@ def tune(
     out: str | os.PathLike[str] = "runs/tune",
     report: Any = None,
 ) -> pd.DataFrame:
-    """Search learning rate, weight decay, optimiser and, for ODE models, augmented dimensions.
+    """Search learning rate, weight decay, optimiser and, where the model has them, augmented
+    dimensions.
 
     Each trial is a run with a fifth of the training set held out; its value is the best loss on it.
     A trial that is worse than the median of the others at the same epoch is stopped; one whose
@@ -55,8 +57,9 @@ def tune(
         load_if_exists=True,
     )
     ended = sum(trial.state.is_finished() for trial in study.trials)
+    augmented = "augment" not in Trainer(base, World()).read.unread
     study.optimize(
-        lambda trial: _objective(trial, base, folder),
+        lambda trial: _objective(trial, base, folder, augmented),
         n_trials=max(trials - ended, 0),
         catch=(SolveError,),
         callbacks=[] if report is None else [lambda study, trial: report(trial)],
@@ -76,7 +79,7 @@ def _optuna() -> Any:
     return optuna
 
 
-def _objective(trial: Any, base: Config, folder: pathlib.Path) -> float:
+def _objective(trial: Any, base: Config, folder: pathlib.Path, augmented: bool) -> float:
     import optuna
 
     changes: dict[str, Any] = {
@@ -84,7 +87,7 @@ def _objective(trial: Any, base: Config, folder: pathlib.Path) -> float:
         "weight_decay": trial.suggest_float("weight_decay", 1e-7, 1e-2, log=True),
         "optimizer": trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw", "rmsprop"]),
     }
-    if "resnet" not in base.model:
+    if augmented:
         changes["augment"] = trial.suggest_int("augment", 1, 6)
     best = float("inf")
 
