@@ -112,3 +112,14 @@ def test_digits_are_not_taken_for_clothes(tmp_path, monkeypatch):
     monkeypatch.setitem(_fetch.UNPACKED, hashlib.sha256(raw).hexdigest(), "train-images")
     with pytest.raises(pyode.DataError, match="MNIST's digits"):
         data.read_images("fashion-mnist", "train", place)
+
+
+def test_mnist_is_taken_where_it_was_fetched_and_the_data_are_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("PYODE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = ["--set", "epochs=1", "--set", "limit=8", "--out", str(tmp_path / "runs")]
+    assert main(["train", "mnist", *settings]) == 0
+    assert "data: scikit-learn's 1797 digits" in capsys.readouterr().err
+    data.synthesize("mnist", None, count=20)
+    assert main(["train", "mnist", *settings]) == 0
+    assert "data: mnist's format" in capsys.readouterr().err

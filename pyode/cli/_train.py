@@ -151,4 +151,5 @@ def _finish(run: Any, json: bool) -> None:
     if json:
         show({"run": str(run.folder), "rows": run.rows()}, True)
     else:
+        message(f"data: {run.facts()['source']}")
         message(f"run folder: {run.folder}")

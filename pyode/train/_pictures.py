@@ -52,11 +52,15 @@ def _idx(name: str, config: Config, low: float) -> Split:
 
 
 def _grey(usual: str, low: float) -> Any:
-    """Reader of 28×28 images; `data` may name another set than the usual one."""
+    """Reader of 28×28 images; `data` may name another set than the usual one.
+
+    Without MNIST, and without a word on where it is, the bundled digits stand for it.
+    """
 
     def load(config: Config) -> Split:
         told = config.data_dir is not None or "PYODE_DATA" in os.environ
-        name = config.data or ("digits" if usual == "mnist" and not told else usual)
+        fetched = "missing" not in pd.verify(usual).values()
+        name = config.data or (usual if usual != "mnist" or told or fetched else "digits")
         if name == "digits":
             return _bundled(config)
         if name not in ("mnist", "fashion-mnist"):
