@@ -125,9 +125,10 @@ def test_with_solver_keeps_the_weights():
     ],
 )
 def test_a_block_refuses_wrong_options_when_it_is_made(options, phrase):
-    with pytest.raises(pyode.InputError) as caught:
-        pn.NeuralODE(pn.MLP([2, 2]), **options)
-    assert phrase in str(caught.value)
+    for module in (pn.NeuralODE, pn.CNF):
+        with pytest.raises(pyode.InputError) as caught:
+            module(pn.MLP([2, 2]), **options)
+        assert phrase in str(caught.value)
 
 
 def test_regularizers_integrate_their_density():

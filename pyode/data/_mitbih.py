@@ -120,7 +120,10 @@ def _read_record(folder: pathlib.Path, number: int) -> Beats:
     path = folder / str(number)
     for suffix in (".dat", ".hea", ".atr"):
         if not path.with_suffix(suffix).is_file():
-            raise DataError(f"{path}{suffix} is missing. Pass the folder of the MIT-BIH records.")
+            raise DataError(
+                f"{path}{suffix} is missing. Pass the folder of the MIT-BIH records, which "
+                "physionet.org has (on the command line --data-dir, or PYODE_DATA)."
+            )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # wfdb's own use of pandas

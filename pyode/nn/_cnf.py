@@ -14,7 +14,7 @@ from .._api import solve
 from .._errors import choose
 from .._solvers import Dopri5, Solver
 from .._stats import SolveStats
-from ._neural_ode import backward_evaluations, forward_evaluations
+from ._neural_ode import backward_evaluations, checked, forward_evaluations
 
 
 class CNF(nn.Module):
@@ -40,14 +40,14 @@ class CNF(nn.Module):
         *,
         trace: str = "exact",
         solver: Solver = Dopri5(rtol=1e-5, atol=1e-5),
-        adjoint: Adjoint = Discrete(),
+        adjoint: Adjoint | str = Discrete(),
         **options: Any,
     ):
         super().__init__()
         if trace not in ("exact", "hutchinson"):
             raise choose("trace", trace, ("exact", "hutchinson"))
-        self.field, self.dim, self.span, self.trace = field, dim, span, trace
-        self.solver, self.adjoint, self.options = solver, adjoint, options
+        self.field, self.dim, self.trace, self.options = field, dim, trace, options
+        self.span, self.solver, self.adjoint = checked("CNF", span, solver, adjoint, options)
         self.stats: SolveStats | None = None
 
     def forward(self, x: Tensor) -> Tensor:

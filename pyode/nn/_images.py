@@ -172,11 +172,3 @@ def complex_resnet(channels: int = 1, classes: int = 10) -> nn.Module:
     """Its twin: the same pyramid in one residual block."""
     width = COMPLEX[channels]
     return _complex(channels, classes, _Residual(_Pyramid(width)), width)
-
-
-def parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-__all__ = ["complex_odenet", "complex_resnet", "mnist_odenet", "simple_odenet", "simple_resnet"]

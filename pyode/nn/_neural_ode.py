@@ -33,6 +33,22 @@ class Regularizer(Protocol):
         ...
 
 
+def checked(
+    of: str, span: Any, solver: Any, adjoint: Any, options: dict[str, Any]
+) -> tuple[tuple[float, float], Solver, Adjoint | str]:
+    """Span, solver and adjoint of a module that will solve with them.
+
+    Raises:
+        InputError: one of them, or an option, is unusable.
+    """
+    if len(span) != 2 or not math.isfinite(span[1] - span[0]) or span[0] == span[1]:
+        raise InputError(f"`span` got {span!r}. Pass two different times, such as (0.0, 1.0).")
+    check_options(of, options, {*ARGUMENTS, "throw"})
+    solver = instance("solver", solver, Solver)
+    adjoint = adjoint if adjoint == "auto" else instance("adjoint", adjoint, Adjoint)
+    return (float(span[0]), float(span[1])), solver, adjoint
+
+
 class NeuralODE(nn.Module):
     """x ↦ y(t1) with y' = field(t, y), y(t0) = x (Chen et al. 2018, arXiv:1806.07366).
 
@@ -64,13 +80,8 @@ class NeuralODE(nn.Module):
         super().__init__()
         if augment < 0:
             raise InputError(f"`augment` got {augment}. Pass 0 or a number of zero channels.")
-        if len(span) != 2 or not math.isfinite(span[1] - span[0]) or span[0] == span[1]:
-            raise InputError(f"`span` got {span!r}. Pass two different times, such as (0.0, 1.0).")
-        check_options("NeuralODE", options, {*ARGUMENTS, "throw"})
-        self.field, self.span, self.augment = field, (float(span[0]), float(span[1])), augment
-        self.solver = instance("solver", solver, Solver)
-        self.adjoint = adjoint if adjoint == "auto" else instance("adjoint", adjoint, Adjoint)
-        self.engine = engine
+        self.field, self.augment, self.engine = field, augment, engine
+        self.span, self.solver, self.adjoint = checked("NeuralODE", span, solver, adjoint, options)
         self.regularizers = tuple(regularizers)
         self.options = options
         self.stats: SolveStats | None = None
