@@ -21,13 +21,16 @@ import runners_pyode
 import torch
 from rows import Answer, Case, Job, Row, Unavailable, case_of
 from runners_jax import diffrax_rows
+from runners_julia import julia_rows
 from runners_pyode import pyode_rows
 from runners_torch import torchdiffeq_rows, torchode_rows
 from workloads import Workload
 
 
 def all_rows() -> list[Row]:
-    return [*torchdiffeq_rows(), *torchode_rows(), *diffrax_rows(), *pyode_rows()]
+    """Every peer's; the Julia engine's last: they are there only where juliacall is."""
+    peers = [*torchdiffeq_rows(), *torchode_rows(), *diffrax_rows()]
+    return [*peers, *pyode_rows(), *julia_rows()]
 
 
 def rows_of(workload: Workload, only: str | None) -> list[Row]:
@@ -239,7 +242,7 @@ def machine() -> dict[str, Any]:
     from importlib import metadata
 
     versions = {}
-    for name in ("torch", "torchdiffeq", "torchode", "diffrax", "jax", "pyode"):
+    for name in ("torch", "torchdiffeq", "torchode", "diffrax", "jax", "pyode", "juliacall"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")

@@ -3,6 +3,8 @@
 python benchmarks/peers.py                                 the four workloads of the default run
 python benchmarks/peers.py --quick --workloads spiral,mlp  a first look
 python benchmarks/peers.py --workloads all --memory --out out/peers
+
+With pip install 'pyode[julia]' there are rows of the Julia engine too (--only '^pyode julia').
 """
 
 from __future__ import annotations
@@ -132,6 +134,7 @@ def run(args: argparse.Namespace, names: list[str], dtype: str) -> tuple[list[An
     import torch
     from rich.console import Console
     from rows import case_of
+    from runners_julia import missing
     from workloads import WORKLOADS
 
     if args.threads:
@@ -142,6 +145,8 @@ def run(args: argparse.Namespace, names: list[str], dtype: str) -> tuple[list[An
         f"{about['threads']} threads of {about['cores']} cores, load {about['load']}; "
         + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     )
+    if missing():
+        console.print(missing(), markup=False)
     facts: list[Any] = []
     for name in names:
         workload = WORKLOADS[name]()

@@ -38,6 +38,8 @@ def pyode_rows() -> list[Row]:
 
 def applies(row: Row, kind: str) -> bool:
     """Whether a row belongs in a workload's table at all."""
+    if row.peer == "pyode julia":
+        return (row.method in ("kvaerno5", "rodas5p")) == (kind == "stiff")
     if (row.method == "kvaerno5") != (kind == "stiff"):
         return row.peer in ("torchdiffeq", "torchode") and row.method == "dopri5"
     per_sample = row.adjoint.endswith("independent") or row.adjoint.startswith("vmap")
@@ -45,16 +47,21 @@ def applies(row: Row, kind: str) -> bool:
 
 
 def job(case: Case, adjoint: str, method: str, batch: str) -> Job:
-    w = case.workload
-    solver = SOLVERS[method](rtol=w.rtol, atol=w.atol)
     chosen = ADJOINTS[adjoint.removesuffix(COMPILED)]
     engine = pyode.Torch(compile=adjoint.endswith(COMPILED))
+    return gradient_job(case, SOLVERS[method], chosen, engine=engine, batch=batch)
+
+
+def gradient_job(case: Case, solver: type, adjoint: pyode.Adjoint, **options: Any) -> Job:
+    """Solve and gradient with a solver at the workload's tolerances, in either engine."""
+    w = case.workload
+    chosen = solver(rtol=w.rtol, atol=w.atol)
     y0, params = leaves(case)
 
     def run() -> Any:
         sol = pyode.solve(
-            case.f, y0, case.ts, solver=solver, adjoint=chosen, engine=engine, batch=batch,
-            max_steps=max(w.max_steps, 100_000),
+            case.f, y0, case.ts, solver=chosen, adjoint=adjoint,
+            max_steps=max(w.max_steps, 100_000), **options,
         )  # fmt: skip
         loss = w.loss(sol.ys, case.target)
         return loss, torch.autograd.grad(loss, [y0, *params]), sol.stats
