@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -133,6 +135,24 @@ class Backsolve(Continuous):
             )
 
 
+def _checkpoints(got: Any) -> int | tuple[float, ...] | None:
+    """A number of states, or times as floats.
+
+    Raises:
+        InputError: neither.
+    """
+    if got is None or (isinstance(got, int) and not isinstance(got, bool) and got >= 2):
+        return got
+    if not isinstance(got, (int, float, str)):
+        with contextlib.suppress(TypeError, ValueError):
+            times = tuple(float(t) for t in got)
+            if times and all(map(math.isfinite, times)):
+                return times
+    raise InputError(
+        f"`checkpoints` got {got!r}. Pass an int of 2 or more, or finite times such as (0.5, 1.0)."
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored(Continuous):
     """Options of the methods that read y(t) from the forward solve.
@@ -140,19 +160,18 @@ class Stored(Continuous):
     Args:
         memory: None: the state at every step is kept. Bytes or "64 MB": at most that many bytes of
             states and dense steps are kept, the rest replayed.
-        checkpoints: instead of `memory`: how many states are kept.
+        checkpoints: instead of `memory`: how many states are kept; or times, each of which keeps
+            the state at the last step that ends at or before it. Those of the interval between two
+            are replayed together, and held until it is done.
     """
 
     memory: Memory = None
-    checkpoints: int | None = None
+    checkpoints: int | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "memory", parse_bytes(self.memory))
-        if self.checkpoints is not None and (
-            isinstance(self.checkpoints, (bool, Sequence)) or self.checkpoints < 2
-        ):
-            raise InputError(f"`checkpoints` got {self.checkpoints!r}. Pass an int of 2 or more.")
+        object.__setattr__(self, "checkpoints", _checkpoints(self.checkpoints))
         if self.memory is not None and self.checkpoints is not None:
             raise InputError("`memory` and `checkpoints` are both given. Pass one of them.")
 

@@ -52,6 +52,25 @@ class Plan:
         """Bytes of one stored state."""
         return self.layout.size * self.layout.real.itemsize
 
+    @property
+    def marks(self) -> tuple[float, ...]:
+        """Times of checkpoints, in the direction of the solve; empty where they are not by time.
+
+        Raises:
+            InputError: one is outside the interval.
+        """
+        got = getattr(self.adjoint, "checkpoints", None)
+        if not isinstance(got, tuple):
+            return ()
+        start, end = self.times.span
+        for t in got:
+            if not min(start, end) <= t <= max(start, end):
+                raise InputError(
+                    f"`checkpoints` holds t={t:g}, outside the interval from {start:g} to {end:g}. "
+                    "Pass times within it, or how many."
+                )
+        return tuple(sorted(set(got), reverse=self.times.direction < 0))
+
     def __repr__(self) -> str:
         text = self.engine.describe(self)
         return f"{self.note}; {text}" if self.note else text

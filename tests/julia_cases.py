@@ -106,7 +106,7 @@ def names_of_pairs():
 def refused(kind, adjoint) -> bool:
     if isinstance(adjoint, adj.Forward):
         return kind in translate.ROSENBROCK
-    return bool(translate.refusal(kind(), kind(), adjoint))
+    return bool(translate.refusal(translate.backward_of(kind()), adjoint))
 
 
 OFFERED = [(k, n, a) for k, n, a in names_of_pairs() if not refused(k, a)]

@@ -200,3 +200,31 @@ def test_robertson_nine_sensitivities(adjoint):
         (row,) = torch.autograd.grad(sol.ys[-1, i], k, retain_graph=True)
         wanted = c.tensor(*ROBERTSON[i])
         assert float(((row - wanted) / wanted).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating, pyode.Gauss])
+@pytest.mark.parametrize("kind", [pyode.Tsit5, pyode.KenCarp4])
+def test_checkpoints_by_times(kind, adjoint):
+    for points in ((0.0, 0.4, 1.0), (0.0, 1.0)):
+        chosen = adjoint(checkpoints=(0.2, 0.55, 0.55, 0.8))
+        _, dp, sol = c.lv_gradients(kind(rtol=1e-9, atol=1e-11), chosen, points=points)
+        assert c.relative(dp, c.LV["dp"]) <= 1e-8
+        assert sol.stats.backward.recomputed > 0
+        assert "up to 3 times" in str(sol.plan)
+
+
+def test_checkpoints_by_times_backwards_in_time():
+    found = []
+    for chosen in (pyode.Interpolating(), pyode.Interpolating(checkpoints=[0.2, 0.7])):
+        f, y0 = c.LotkaVolterra(), torch.ones(2, dtype=F64)
+        solver = pyode.Tsit5(rtol=1e-9, atol=1e-11)
+        sol = pyode.solve(f, y0, (1.0, 0.0), solver=solver, adjoint=chosen, engine="julia")
+        sol.ys[-1].sum().backward()
+        found.append(f.p.grad)
+    assert c.relative(found[1], found[0]) <= 1e-8
+
+
+def test_checkpoint_times_outside_the_interval_are_refused():
+    chosen = pyode.Gauss(checkpoints=(0.5, 1.5))
+    with pytest.raises(pyode.InputError, match=r"`checkpoints` holds t=1\.5"):
+        c.lv_gradients(pyode.Tsit5(), chosen)

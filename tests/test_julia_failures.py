@@ -197,3 +197,46 @@ def test_what_it_cannot_do_is_refused_in_words(options):
     options = {"y0": ONE, "ts": (0.0, 1.0), **options}
     with pytest.raises((pyode.InputError, pyode.GradientUnavailable), match=r"got|has|need|holds"):
         solve(lambda t, y: -y, options.pop("y0"), options.pop("ts"), **options)
+
+
+DECAY = {"f": lambda t, y: -y, "y0": torch.ones(2, dtype=torch.float64), "ts": (0.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("options", "phrases"),
+    [
+        ({"solver": pyode.Dopri8()}, ("`solver` got Dopri8(", "Pass one of: Bosh3")),
+        ({"engine": pyode.Julia(device="cuda")}, ("`device` got 'cuda'", "engine='torch'")),
+        ({"solver": pyode.FBDF(step_size=0.1)}, ("step_size=0.1", "order one", "KenCarp4(")),
+        ({"solver": pyode.Tsit5(norm="leaves")}, ("norm='leaves'", "norm='rms'")),
+        ({"solver": pyode.Tsit5(controller=pyode.PID(p=0.4))}, ("controller=PID(", "Leave it out")),
+        ({"y0": torch.ones(2, dtype=torch.int64)}, ("`y0` has dtype torch.int64", "float32")),
+        ({"f": lambda t, y: y[:1]}, ("shape [1]", "Return dy/dt in the state's shape")),
+        ({"f": lambda t, y: -y.float()}, ("returned torch.float32", "to one dtype")),
+        ({"f": lambda t, y: None}, ("returned None", "Return dy/dt")),
+        ({"ts": (0.0, 0.5, 0.2)}, ("ts[1]=0.5 is followed by ts[2]=0.2", "Sort the times")),
+    ],
+    ids=lambda x: "",
+)
+def test_mistakes_are_named_with_what_to_pass(options, phrases):
+    with pytest.raises(pyode.PyodeError) as caught:
+        pyode.solve(**{"engine": "julia", **DECAY, **options})
+    for phrase in phrases:
+        assert phrase in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [lambda y: torch.ones(3, dtype=y.dtype), lambda y: -y.float()])
+def test_a_result_that_becomes_wrong_during_the_solve(bad):
+    calls = []
+
+    def f(t, y):
+        calls.append(t)
+        return -y if len(calls) < 5 else bad(y)
+
+    with pytest.raises(pyode.RHSError, match=r"Return dy/dt|to one dtype"):
+        pyode.solve(**{**DECAY, "f": f, "engine": "julia"})
+
+
+def test_an_unknown_option_of_the_engine():
+    with pytest.raises(pyode.InputTypeError, match="Did you mean 'process'"):
+        pyode.Julia(proces=True)  # type: ignore[call-arg]

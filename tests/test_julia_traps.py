@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import julia_cases as c
 import pytest
 import torch
@@ -61,10 +63,50 @@ def test_7_gauss_is_as_good_as_interpolating(kind):
     assert c.relative(gauss, c.LV["dp"]) <= max(2 * error, 2e-5)
 
 
-def test_7_gauss_refuses_multistep_methods():
-    for kind in (pyode.QNDF, pyode.FBDF):
-        with pytest.raises(pyode.GradientUnavailable, match="Interpolating"):
-            c.lv_gradients(kind(), pyode.Gauss())
+def test_methods_that_do_not_go_back():
+    for kind in (pyode.QNDF, pyode.FBDF, pyode.Kvaerno5):
+        for adjoint in (pyode.Gauss(solver=kind()), pyode.Interpolating(solver=kind())):
+            with pytest.raises(pyode.GradientUnavailable, match="KenCarp4"):
+                c.lv_gradients(kind(), adjoint)
+        _, dp, sol = c.lv_gradients(kind(rtol=1e-8, atol=1e-10), pyode.Gauss())
+        assert "KenCarp4 goes back" in str(sol.plan)
+        assert c.relative(dp, c.LV["dp"]) <= 1e-7
+        # multistep methods took thousands of steps after a loss time
+        assert sol.stats.backward.accepted < 300
+
+
+def test_kvaerno5_is_of_order_5_where_f_depends_on_time():
+    # SciML's evaluates its second stage at the wrong time: order 3
+    errors = []
+    for steps in (20, 40):
+        sol = pyode.solve(
+            lambda t, y: torch.cos(3 * t) * y, torch.ones(1, dtype=F64), (0.0, 1.0),
+            solver=pyode.Kvaerno5(step_size=1 / steps), engine="julia",
+        )  # fmt: skip
+        errors.append(abs(float(sol.ys[-1]) - math.exp(math.sin(3.0) / 3)))
+    assert errors[0] / errors[1] > 24
+
+
+@pytest.mark.parametrize("kind", [pyode.TRBDF2, pyode.KenCarp4, pyode.Kvaerno5])
+def test_the_error_estimate_of_sdirk_methods_is_not_too_small(kind):
+    # SciML's smoothed one is off by a factor of γ dt: 840, 360 and 740 tolerances here
+    tol, most = (1e-6, 100) if kind.order == 2 else (1e-8, 10)
+    dp, _ = c.spiral_gradient(kind(rtol=tol, atol=tol / 100), pyode.Interpolating())
+    assert c.relative(dp, c.SPIRAL["dp"]) <= most * tol
+
+
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating(), pyode.Gauss(), pyode.Quadrature()])
+def test_dense_output_of_sdirk_methods_is_as_good_as_their_steps(adjoint):
+    # the cubic SciML reads y(t) from is 40 tolerances off
+    _, dp, _ = c.lv_gradients(pyode.Kvaerno5(rtol=1e-10, atol=1e-12), adjoint)
+    assert c.relative(dp, c.LV["dp"]) <= 5e-10
+
+
+@pytest.mark.parametrize("kind", [pyode.TRBDF2, pyode.Rosenbrock23])
+def test_methods_of_order_2_warn_of_tolerances_they_cannot_keep(kind):
+    y0 = torch.ones(2, dtype=F64)
+    with pytest.warns(pyode.ToleranceWarning, match="Rodas5P or KenCarp4"):
+        pyode.solve(lambda t, y: -y, y0, (0.0, 0.1), solver=kind(rtol=1e-7), engine="julia")
 
 
 def test_8_a_loss_that_depends_on_the_parameters_itself():

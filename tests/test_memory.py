@@ -75,7 +75,7 @@ def test_budget_is_kept_for_twenty_thousand_steps(kind, states):
 @pytest.mark.parametrize("kind", [pyode.Tsit5, pyode.Dopri8])
 @pytest.mark.parametrize("adjoint", BUDGETED)
 def test_checkpoints_and_budgets_are_bitwise_equal(adjoint, kind):
-    """Of adaptive steps: everything kept, states, a few of them, and (not Discrete) a count."""
+    """Of adaptive steps: everything kept, states, a few, and (not Discrete) a count or times."""
 
     def run(**options):
         y0 = torch.tensor([2.0, 0.5], dtype=F64, requires_grad=True)
@@ -86,9 +86,39 @@ def test_checkpoints_and_budgets_are_bitwise_equal(adjoint, kind):
         return torch.autograd.grad(sol.ys.square().sum(), (y0, a, ts))
 
     reference = run()
-    counts = [{"checkpoints": 3}] if adjoint is not pyode.Discrete else [{"memory": "steps"}]
+    counts: list[dict] = [{"memory": "steps"}]
+    if adjoint is not pyode.Discrete:
+        counts = [{"checkpoints": x} for x in (3, (0.5,), (2.2, 0.0, 0.7, 1.0, 3.0))]
     for options in ({"memory": 32}, {"memory": 100}, {"memory": 500}, {"memory": "1 MB"}, *counts):
         assert all(torch.equal(a, b) for a, b in zip(run(**options), reference, strict=True))
+
+
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+def test_checkpoints_by_times(span):
+    """The states held are at the last steps up to the times; one stretch is held beside them."""
+    y0 = torch.tensor([2.0, 0.5], dtype=F64, requires_grad=True)
+    marks = (0.33, 0.5, 0.91)
+    adjoint = pyode.Interpolating(checkpoints=marks)
+    solver = pyode.RK4(step_size=0.1)
+    sol = pyode.solve(lambda t, y: -y, y0, span, solver=solver, adjoint=adjoint)
+    assert "the last steps up to 3 times" in str(sol.plan)
+    sol.ys[-1].sum().backward()
+    state = 2 * 8
+    # y0, three marks, four states of a stretch and the one in hand, against eleven
+    assert sol.stats.forward.peak_bytes <= 6 * state
+    assert sol.stats.backward.recomputed > 0
+    whole = torch.tensor([2.0, 0.5], dtype=F64, requires_grad=True)
+    plain = pyode.Interpolating()
+    pyode.solve(lambda t, y: -y, whole, span, solver=solver, adjoint=plain).ys[-1].sum().backward()
+    assert torch.equal(y0.grad, whole.grad)
+
+
+def test_checkpoints_outside_the_interval_are_refused():
+    y0 = torch.ones(2, requires_grad=True)
+    with pytest.raises(pyode.InputError, match="`checkpoints` holds t=2"):
+        pyode.solve(
+            lambda t, y: -y, y0, (0.0, 1.0), adjoint=pyode.Interpolating(checkpoints=(0.5, 2.0))
+        )
 
 
 MEASURED = """

@@ -71,13 +71,15 @@ end
 
 "`forward` for a caller with addresses; fills `ys` (`m × n` there, row by row) and `last`."
 function forward_at(
-        field::Field{T}, u0, ts, m, name, settings, count, keep, slots, ys, lead, last, deadline,
+        field::Field{T}, u0, ts, m, name, settings, count, keep, slots, marks, marked, ys, lead, last,
+        deadline,
     ) where {T}
     field.deadline = deadline
     times = T.(read_vector(Float64, ts, m))
     fwd = forward(
         field, read_vector(T, u0, field.n), times, algorithm(name),
         options_of(field, settings, count); keep = String(keep), slots, lead,
+        marks = T.(read_vector(Float64, marks, marked)),
     )
     write_to(ys, fwd.states)
     write_to(last, fwd.last)

@@ -1,4 +1,4 @@
-# Checkpoints by count: states at steps taken, thinned while the solve runs.
+# Checkpoints: states at steps taken, by count (thinned while the solve runs) or by times.
 
 """
     Slots{T}(limit, u0, t0)
@@ -18,6 +18,34 @@ Slots{T}(limit, u0, t0) where {T} = Slots{T}(limit, 1, T[t0], [Vector{T}(u0)], T
 
 (::Slots)(u, t, integ) = true
 
+"""
+    Marks{T}(marks, u0, t0)
+
+Holds the states at the last steps up to given times, in increasing order. `steps`: the times of all.
+"""
+struct Marks{T}
+    marks::Vector{T}
+    times::Vector{T}
+    states::Vector{Vector{T}}
+    steps::Vector{T}
+end
+Marks{T}(marks, u0, t0) where {T} = Marks{T}(copy(marks), T[t0], [Vector{T}(u0)], T[])
+
+(::Marks)(u, t, integ) = true
+
+function (store::Marks)(integ)
+    push!(store.steps, integ.t)
+    while !isempty(store.marks) && store.marks[1] <= integ.t
+        if store.marks[1] == integ.t
+            hold!(store, integ.t, integ.u)
+        else
+            hold!(store, integ.tprev, integ.uprev)
+        end
+        popfirst!(store.marks)
+    end
+    return u_modified!(integ, false)
+end
+
 function (store::Slots)(integ)
     push!(store.steps, integ.t)
     seen = length(store.steps)
@@ -28,17 +56,18 @@ function (store::Slots)(integ)
             store.stride *= 2
         end
         if seen % store.stride == 0 && length(store.times) < store.limit - 1
-            hold!(store, integ)
+            hold!(store, integ.t, integ.u)
         end
     end
     return u_modified!(integ, false)
 end
 
-function hold!(store, integ)
-    push!(store.times, integ.t)
-    push!(store.states, copy(integ.u))
+function hold!(store, t, u)
+    store.times[end] < t || return nothing
+    push!(store.times, t)
+    push!(store.states, copy(u))
     return nothing
 end
 
 "The end of the interval is held as well."
-finish!(store, integ) = store.times[end] == integ.t || hold!(store, integ)
+finish!(store, integ) = hold!(store, integ.t, integ.u)

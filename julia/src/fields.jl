@@ -199,8 +199,9 @@ end
 (d::Tgrad)(dT, u, p, t) = (call_tgrad!(d.field, dT, u, d.field.sign * t); nothing)
 
 "What SciML integrates: vjps for its adjoints, Jacobians for implicit methods."
-function odefunction(field::Field{T}, implicit::Bool) where {T}
+function odefunction(field::Field{T}, alg) where {T}
     vjp, vjp_p = Vjp(field), VjpP(field)
-    implicit || return odefunction(T, Rhs(field); vjp, vjp_p)
-    return odefunction(T, Rhs(field); vjp, vjp_p, jac = Jac(field), tgrad = Tgrad(field))
+    implicit(alg) || return odefunction(T, Rhs(field); vjp, vjp_p)
+    f! = retimed(Rhs(field), alg)
+    return odefunction(T, f!; vjp, vjp_p, jac = Jac(field), tgrad = Tgrad(field))
 end

@@ -21,47 +21,53 @@ struct Forward{T, P}
 end
 
 """
-    forward(field, u0, ts, alg, options; keep, slots = 0) -> Forward
+    forward(field, u0, ts, alg, options; keep, slots = 0, marks = []) -> Forward
 
 Integrate over `ts` (increasing). `keep` is
 
 - `"dense"`: every step with its interpolant;
 - `"outputs"`: the outputs alone;
-- `"slots"`: at most `slots` states at steps taken, evenly spread over the steps.
+- `"slots"`: at most `slots` states at steps taken, evenly spread over the steps;
+- `"marks"`: the states at the last steps up to the times in `marks` (increasing).
 
 `lead` > 0: errors of the first `lead` entries and of the others are controlled apart.
 """
 function forward(
-        field::Field{T}, u0, ts, alg, options; keep = "outputs", slots = 0, lead = 0,
+        field::Field{T}, u0, ts, alg, options;
+        keep = "outputs", slots = 0, marks = T[], lead = 0,
     ) where {T}
     forget!(field)
     field.trouble.what = ""
     span = (ts[1], ts[end])
     norm = GroupNorm(lead > 0 ? [1:lead, (lead + 1):field.n] : [1:field.n])
-    derivatives = odefunction(field, implicit(alg))
+    derivatives = odefunction(field, alg)
     prob = problem(derivatives, u0, span, zeros(T, field.np), options, norm)
     if keep == "dense"
         return dense_forward(field, prob, ts, alg, options)
     end
-    return thin_forward(field, prob, ts, alg, options, keep == "slots" ? slots : 0)
+    store = keep == "slots" ? Slots{T}(slots, prob.u0, ts[1]) :
+        keep == "marks" ? Marks{T}(marks, prob.u0, ts[1]) : nothing
+    return thin_forward(field, prob, ts, alg, options, store)
 end
 
 function dense_forward(field::Field{T}, prob, ts, alg, options) where {T}
     integ = unhurried(() -> begin_solve(prob, alg, options; dense = true), field)
     ended = run!(integ, field.sign)
     states = fill(T(NaN), field.n, length(ts))
-    for (i, t) in enumerate(ts)
-        t <= integ.t && copyto!(view(states, :, i), integ.sol(t))
-    end
     traj = Trajectory(field, prob, alg, options, integ.sol)
+    for (i, t) in enumerate(ts)
+        t <= integ.t && traj(view(states, :, i), t)
+    end
     ended = with_bytes(ended, held(integ.sol))
     return Forward(field, ts, states, traj, true, last_state(integ), ended)
 end
 
-function thin_forward(field::Field{T}, prob, ts, alg, options, slots) where {T}
-    store = slots > 0 ? Slots{T}(slots, prob.u0, ts[1]) : nothing
+function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
     own = store === nothing ? idle() : opaque(store)
-    integ = unhurried(() -> begin_solve(prob, alg, options; own, outputs = ts), field)
+    # where the dense output is a cubic, outputs are at the ends of steps
+    stops = cubic(alg) ? unique(vcat(ts, options.tstops)) : options.tstops
+    settings = with_stops(options, stops)
+    integ = unhurried(() -> begin_solve(prob, alg, settings; own, outputs = ts), field)
     ended = run!(integ, field.sign)
     states = fill(T(NaN), field.n, length(ts))
     for (t, u) in zip(integ.sol.t, integ.sol.u)

@@ -49,15 +49,17 @@ mutable struct GaussSum{T, P}
     end_λ::Vector{T}
     y::Vector{T}
     worst::T
+    const λ_of_t::Union{Nothing, Recent{T}}
 end
 
-function GaussSum(field::Field{T}, traj, order, options) where {T}
+function GaussSum(field::Field{T}, traj, alg, options) where {T}
+    order = SciMLBase.alg_order(alg)
     nodes = order <= 3 ? 3 : order <= 5 ? 4 : 5
     reltol = max(options.reltol, 16 * eps(T))
     p() = zeros(T, field.np)
     return GaussSum(
         field, traj, nodes, reltol, options.abstol, p(), p(), p(), p(), zeros(T, field.n),
-        zeros(T, field.n), zeros(T, field.n), zero(T),
+        zeros(T, field.n), zeros(T, field.n), zero(T), cubic(alg) ? Recent{T}(field.n) : nothing,
     )
 end
 
@@ -66,6 +68,7 @@ end
 function (sum::GaussSum)(integ)
     if sum.field.np > 0 && integ.t != integ.tprev
         check_interpolant(sum, integ)
+        sum.λ_of_t === nothing || advance!(sum.λ_of_t, integ)
         panel!(sum, integ, integ.t, integ.tprev, 0)
     end
     return u_modified!(integ, false)
@@ -92,7 +95,7 @@ function rule!(out, sum::GaussSum{T}, integ, a, b, nodes) where {T}
     points, weights = GAUSS[nodes]
     for (x, w) in zip(points, weights)
         t = (a + b) / 2 + (b - a) / 2 * T(x)
-        integ(sum.λ, t)
+        sum.λ_of_t === nothing ? integ(sum.λ, t) : sum.λ_of_t(sum.λ, t)
         sum.traj(sum.y, t)
         VjpP(sum.field)(sum.dg, sum.λ, sum.y, nothing, t)
         out .+= (b - a) / 2 * T(w) .* sum.dg

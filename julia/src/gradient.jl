@@ -23,6 +23,8 @@ Pull `g` (`n × m`, ∂L/∂u at each output) back through a forward solve.
 
 `adjoint`: "backsolve", "interpolating", "gauss" or "quadrature". `resync`: Backsolve resets y at each
 output. `seminorm`: ∂L/∂p does not control the step. `quad_reltol`, `quad_abstol`: Quadrature's own.
+`alg` is neither a multistep method (they stay at low order after a loss time) nor Kvaerno5 (its third
+stage lies beyond the step, where y(t) may not be held).
 """
 function gradient(
         fwd::Forward{T}, adjoint, g, alg, options; resync = true, seminorm = false,
@@ -54,7 +56,7 @@ function pull_back(
     prob, jumps = adjoint_problem(fwd, kind, alg, loss, options, norm)
     drift = Drift(fwd, resync)
     sum = kind isa Val{:gauss} ?
-        GaussSum(field, fwd.traj, SciMLBase.alg_order(alg), options) : nothing
+        GaussSum(field, fwd.traj, alg, options) : nothing
     own = kind isa Val{:gauss} ? opaque(sum) : kind isa Val{:backsolve} ? opaque(drift) : idle()
     # no step straddles two intervals that are solved again one at a time
     held_at = fwd.dense || kind isa Val{:backsolve} ? T[] : fwd.traj.times
@@ -63,7 +65,8 @@ function pull_back(
     integ = begin_solve(prob, alg, options; own, jumps, dense)
     ended = run!(integ, field.sign)
     field.peak += fwd.report.bytes + (dense ? held(integ.sol) : 0)
-    return finish(kind, fwd, integ, sum, drift, ended, quad_reltol, quad_abstol)
+    λ_of_t = dense ? dense_output(integ.sol, alg, vcat(fwd.ts, options.tstops)) : nothing
+    return finish(kind, fwd, integ, λ_of_t, sum, drift, ended, quad_reltol, quad_abstol)
 end
 
 "Measures how far Backsolve's y is from the stored outputs, and resets it."
@@ -94,14 +97,16 @@ function (drift::Drift)(integ)
     return u_modified!(integ, drift.resync)
 end
 
-function finish(kind, fwd::Forward{T}, integ, sum, drift, ended, reltol, abstol) where {T}
+function finish(
+        kind, fwd::Forward{T}, integ, λ_of_t, sum, drift, ended, reltol, abstol,
+    ) where {T}
     n, np = fwd.field.n, fwd.field.np
     λ, p, estimate = Vector(integ.u[1:n]), zeros(T, np), 0.0
     if ok(ended)
         if kind isa Val{:gauss}
             p, estimate = sum.total, Float64(sum.worst)
         elseif kind isa Val{:quadrature}
-            p, estimate = quadrature(fwd, integ.sol, reltol, abstol)
+            p, estimate = quadrature(fwd, λ_of_t, reltol, abstol)
         else
             p = Vector(integ.u[(n + 1):(n + np)])
         end

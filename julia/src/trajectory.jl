@@ -28,7 +28,8 @@ end
 "A dense solution, whole."
 function Trajectory(field::Field{T}, prob, alg, options, sol) where {T}
     return Trajectory(
-        prob, alg, field, options, sol.t, sol.u, T[], true, sol, sol.t[1], sol.t[end],
+        prob, alg, field, options, sol.t, sol.u, T[], true, dense_output(sol, alg, options.tstops),
+        sol.t[1], sol.t[end],
     )
 end
 
@@ -56,6 +57,9 @@ function interval(traj::Trajectory{T}, t) where {T}
     return traj.low, traj.high
 end
 
+"y(t) of a solution, in place; `breaks`: where y may have a kink or a jump."
+dense_output(sol, alg, breaks) = cubic(alg) ? Smooth(sol, breaks) : sol
+
 "The solve of one interval between checkpoints, done again, did not end well."
 struct ReplayFailed <: Exception
     code::String
@@ -75,7 +79,8 @@ function replay!(traj::Trajectory{T}, t) where {T}
     solve!(integ)
     ended = report(integ, field.sign)
     ok(ended) || throw(ReplayFailed(ended.code))
-    traj.part, traj.low, traj.high = integ.sol, low, high
+    traj.part = dense_output(integ.sol, traj.alg, traj.options.tstops)
+    traj.low, traj.high = low, high
     field.peak = max(field.peak, held(integ.sol))
     return nothing
 end

@@ -5,6 +5,7 @@ using Test
 @testset "PyODE" begin
     include("problems.jl")
     include("test_forward.jl")
+    include("test_hermite.jl")
     include("test_gradient.jl")
     include("test_failures.jl")
     include("test_native.jl")

@@ -29,6 +29,20 @@ end
     @test all(i -> states[i] == whole.traj.states[times[i] .== whole.traj.times][1], 1:length(times))
 end
 
+@testset "marks hold the last steps up to given times" begin
+    marks = [0.0, 0.3, 0.31, 0.8]
+    fwd = forward(
+        lv(), [1.0, 1.0], [0.0, 1.0], algorithm("Tsit5"), options(); keep = "marks", marks,
+    )
+    (; times, states, steps) = fwd.traj
+    @test marks == [0.0, 0.3, 0.31, 0.8]
+    wanted = [maximum(filter(<=(m), [0.0; steps])) for m in marks]
+    @test times == unique([wanted; 1.0])
+    y = zeros(2)
+    fwd.traj(y, times[3])
+    @test relative(y, states[3]) < 1e-13
+end
+
 @testset "an interval solved again is the same, to rounding" for name in ("Tsit5", "Vern9", "RK4")
     set = name == "RK4" ? options(; adaptive = false, dt = 0.01) : options()
     thin = forward(

@@ -29,12 +29,12 @@ const SLOTS = (keep = "slots", slots = 6)
 @testset "implicit $name $adjoint $kept" for (name, adjoint, kept) in [
         ("Rodas5P", "interpolating", (;)), ("Rodas5P", "interpolating", SLOTS),
         ("Rodas5P", "gauss", (;)), ("Rodas5P", "gauss", SLOTS), ("Rodas5P", "quadrature", (;)),
-        ("KenCarp4", "interpolating", (;)), ("KenCarp4", "gauss", SLOTS),
-        ("FBDF", "quadrature", (;)),
+        ("KenCarp4", "interpolating", (;)), ("KenCarp4", "interpolating", SLOTS),
+        ("KenCarp4", "gauss", (;)), ("KenCarp4", "gauss", SLOTS), ("KenCarp4", "quadrature", (;)),
     ]
     _, found = answer(adjoint, name; tol = 1e-8, kept...)
-    @test relative(found.λ, DU0) < 2e-5
-    @test relative(found.p, DP) < 2e-5
+    @test relative(found.λ, DU0) < 1e-7
+    @test relative(found.p, DP) < 1e-7
     @test calls(:jac) > 0
 end
 
@@ -57,7 +57,7 @@ end
     @test found.estimate <= 1
     field = lv()
     fwd = forward(field, [1.0, 1.0], [0.0, 1.0], algorithm("Tsit5"), options(); keep = "dense")
-    sum = PyODE.GaussSum(field, fwd.traj, 5, options())
+    sum = PyODE.GaussSum(field, fwd.traj, algorithm("Tsit5"), options())
     broken = Broken([1.0, 1.0], 0.5, 0.7)
     @test_throws PyODE.InterpolantBroken PyODE.check_interpolant(sum, broken)
 end

@@ -11,21 +11,16 @@ from torch import Tensor
 
 from .. import _adjoints as adj
 from .._engine import Plan
-from .._solvers import AdaptiveSolver, Dopri5, Solver
-from .._torch.adjoint_rhs import reverse_solver
+from .._solvers import AdaptiveSolver, Solver
 from .callbacks import Callbacks
 from .remote import Remote
-from .session import Local, Pull, Pulled, Session, Settings, Setup, Solved
+from .session import Keep, Local, Pull, Pulled, Session, Settings, Setup, Solved
 from .storage import Storage
-from .translate import algorithm, sensealg
+from .translate import algorithm, backward_solver, sensealg, tolerances
 
 if TYPE_CHECKING:
     from .._clock import Clock
     from .native.field import Native
-
-
-# DP5's estimate lets twice the error through that the others' do, seen at 1e-10
-SHARPER: dict[type[Solver], float] = {Dopri5: 0.5}
 
 
 class Bridge:
@@ -45,6 +40,7 @@ class Bridge:
         self.sign = plan.times.direction
         self.times = np.asarray(plan.times.values, dtype=np.float64) * self.sign
         self.dtype = plan.layout.real
+        self.eps = torch.finfo(self.dtype).eps
         p = sum(plan.field.sizes) if rhs is plan.field else 0
         self.callbacks = Callbacks(rhs, size, p, self.dtype)
         fused = isinstance(plan.adjoint, (adj.Interpolating, adj.Backsolve))
@@ -61,13 +57,14 @@ class Bridge:
         self.callbacks.clock = plan.clock
         settings = self._settings(plan, plan.solver)
         state = np.ascontiguousarray(z.detach().numpy())
-        return self.session.forward(state, settings, keep.keep, keep.slots, lead)
+        marks = np.asarray(keep.marks, dtype=np.float64) * self.sign
+        return self.session.forward(state, settings, Keep(keep.keep, keep.slots, marks), lead)
 
     def gradient(self, plan: Plan, solver: Solver, g: Tensor) -> Pulled:
         """Pull `g` `[m, n]` back."""
         adjoint: Any = plan.adjoint
         self.callbacks.plain, self.callbacks.clock = 0, plan.clock
-        rtol, atol = _tolerances(solver)
+        rtol, atol = tolerances(solver, self.eps)
         pull = Pull(
             sensealg(adjoint),
             getattr(adjoint, "resync", True),
@@ -82,7 +79,7 @@ class Bridge:
         return torch.from_numpy(self.session.interpolate(t * self.sign))
 
     def _settings(self, plan: Plan, solver: Solver) -> Settings:
-        rtol, atol = _tolerances(solver)
+        rtol, atol = tolerances(solver, self.eps)
         span = float(self.times[-1] - self.times[0])
         stops = [t * self.sign for t in plan.tstops]
         adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
@@ -108,18 +105,10 @@ def _functions(plan: Plan, fused: bool) -> frozenset[str]:
     if plan.solver.stiff:
         wanted |= {"vjp", "vjp_t"}
     if plan.needs and isinstance(plan.adjoint, adj.Continuous):
-        stiff = reverse_solver(plan).stiff
+        stiff = backward_solver(plan).stiff
         wanted |= {"fused"} if fused else {"vjp", "vjp_p"}
         wanted |= {"vjp", "vjp_p"} if stiff else set()
     return frozenset(wanted)
-
-
-def _tolerances(solver: Solver) -> tuple[float, float]:
-    """Of a solver; those of fixed steps are for Newton's iteration and quadrature."""
-    if isinstance(solver, AdaptiveSolver) and solver.step_size is None:
-        sharper = SHARPER.get(type(solver), 1.0)
-        return sharper * float(solver.rtol), sharper * float(solver.atol)
-    return 1e-10, 1e-12
 
 
 def _seconds(clock: Clock | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,8 @@ import torch
 from .. import _adjoints as adj
 from .. import _solvers as s
 from .._engine import Plan, names
-from .._errors import GradientUnavailable, InputError, choose
-from .._torch.adjoint_rhs import reverse_solver
-from .translate import ROSENBROCK, SOLVERS, refusal
+from .._errors import GradientUnavailable, InputError, ToleranceWarning, choose
+from .translate import BDF, ROSENBROCK, ROUGH, SOLVERS, backward_solver, refusal
 
 if TYPE_CHECKING:
     from .engine import Julia
@@ -29,7 +29,10 @@ def check(engine: Julia, plan: Plan) -> None:
         GradientUnavailable: an adjoint, or a pair of solver and adjoint.
     """
     if engine.device != "cpu":
-        raise choose("device", engine.device, ("cpu",))
+        raise InputError(
+            f"`device` got {engine.device!r}. Engine 'julia' runs on the CPU alone: leave device "
+            "out, or pass engine='torch', which follows the state to its device."
+        )
     if engine.field not in FIELDS:
         raise choose("field", engine.field, FIELDS)
     if type(plan.solver) not in SOLVERS:
@@ -79,6 +82,24 @@ def _check_solver(argument: str, solver: s.Solver) -> None:
         )
     if getattr(solver, "interp", "dense") != "dense":
         raise InputError(f"`{argument}` has interp={solver.interp!r}; pass interp='dense'.")  # type: ignore[attr-defined]
+    if isinstance(solver, BDF) and solver.step_size is not None:
+        raise InputError(
+            f"`{argument}` got {solver!r}: with fixed steps SciML's multistep methods stay at "
+            "order one. Leave step_size out, or pass KenCarp4(step_size=...)."
+        )
+    if isinstance(solver, s.AdaptiveSolver) and solver.stiff and solver.order == 2:
+        _mind_order(argument, solver)
+
+
+def _mind_order(argument: str, solver: s.AdaptiveSolver) -> None:
+    if solver.step_size is None and solver.rtol < ROUGH:
+        warnings.warn(
+            f"`{argument}` got {solver!r}: of order 2, it takes steps by the ten thousand at such "
+            "tolerances, and their errors add up to hundreds of tolerances, in gradients to "
+            f"thousands. Pass Rodas5P or KenCarp4, or rtol of {ROUGH:g} or more.",
+            ToleranceWarning,
+            stacklevel=2,
+        )
 
 
 def _check_adjoint(plan: Plan) -> None:
@@ -94,14 +115,14 @@ def _check_adjoint(plan: Plan) -> None:
         return
     if not isinstance(adjoint, adj.Continuous):
         return
-    backward = reverse_solver(plan)
+    backward = backward_solver(plan)
     if type(backward) not in SOLVERS:
         raise GradientUnavailable(
             f"the adjoint's `solver` got {backward!r}. Pass one of: {names(SOLVERS)}."
         )
     _check_solver("solver of the adjoint", backward)
     _check_backsolve(adjoint)
-    why = refusal(plan.solver, backward, adjoint)
+    why = refusal(backward, adjoint)
     if why:
         raise GradientUnavailable(
             f"`adjoint` got {adjoint!r} with solver {type(backward).__name__}: {why}"

@@ -15,10 +15,10 @@ from .. import _adjoints as adj
 from .. import _solvers as s
 from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
-from .._errors import DriftWarning, InputError, ToleranceWarning
+from .._errors import DriftWarning, InputError, Options, ToleranceWarning
 from .._stats import Stats
 from .._torch import sensitivities
-from .._torch.adjoint_rhs import cotangent_scale, reverse_solver, time_grads, zero_grads
+from .._torch.adjoint_rhs import cotangent_scale, time_grads, zero_grads
 from . import runtime
 from .bridge import Bridge
 from .checks import check
@@ -26,11 +26,11 @@ from .failures import backward_failure, forward_failure
 from .native.field import choose as choose_native
 from .session import Counts, Pulled
 from .storage import decide
-from .translate import ADJOINTS, SOLVERS
+from .translate import ADJOINTS, SOLVERS, backward_solver
 
 
 @dataclasses.dataclass(frozen=True)
-class Julia(Engine):
+class Julia(Options, Engine):
     """SciML's solvers and adjoints behind the same call; f is called back with shared memory.
 
     The first solve of a process starts Julia (some ten seconds), and the first of a kind of solver
@@ -88,12 +88,16 @@ class Julia(Engine):
             stats.seconds = time.perf_counter() - started
 
     def describe(self, plan: Plan) -> str:
+        kept = decide(plan).text
+        if plan.needs and isinstance(plan.adjoint, adj.Continuous):
+            name = type(backward_solver(plan)).__name__
+            kept += f"; {name} goes back" if name != type(plan.solver).__name__ else ""
         why = "asked for"
         if self.field != "callback":
             native, why = choose_native(plan)
             if native is not None:
-                return f"{decide(plan).text}; native: f is translated to Julia"
-        return f"{decide(plan).text}; callback: f is called from Julia, sharing memory ({why})"
+                return f"{kept}; native: f is translated to Julia"
+        return f"{kept}; callback: f is called from Julia, sharing memory ({why})"
 
 
 @dataclasses.dataclass(eq=False)
@@ -162,7 +166,7 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     scale = cotangent_scale(grad_ys)
     if scale == 0.0 or tape.bridge is None:
         return zero_grads(plan, tape.ys)
-    found = tape.bridge.gradient(plan, reverse_solver(plan), grad_ys / scale)
+    found = tape.bridge.gradient(plan, backward_solver(plan), grad_ys / scale)
     _account(plan, tape.bridge, found)
     lam0 = torch.from_numpy(found.lam) * scale
     params = torch.from_numpy(found.params) * scale

@@ -20,7 +20,7 @@ import numpy as np
 
 from .callbacks import WENT
 from .errors import JuliaEngineError, JuliaUnavailable
-from .session import Array, Pull, Pulled, Session, Settings, Setup, Solved
+from .session import Array, Keep, Pull, Pulled, Session, Settings, Setup, Solved
 
 _servers: dict[int, Server] = {}
 
@@ -139,8 +139,8 @@ class Remote(Session):
         self.calls.error = None
         return self.server.ask(request, self.calls, self.setup)
 
-    def forward(self, z: Array, settings: Settings, keep: str, slots: int, lead: int) -> Solved:
-        return self._ask("forward", self.id, z, settings, keep, slots, lead)
+    def forward(self, z: Array, settings: Settings, keep: Keep, lead: int) -> Solved:
+        return self._ask("forward", self.id, z, settings, keep, lead)
 
     def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
         return self._ask("gradient", self.id, g, settings, pull)

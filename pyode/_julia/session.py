@@ -61,6 +61,15 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Keep:
+    """What a forward solve keeps: `keep`, `slots` and `marks` as in PyODE.jl."""
+
+    keep: str
+    slots: int
+    marks: Array
+
+
+@dataclasses.dataclass(frozen=True)
 class Pull:
     """Options of a backward solve beside its settings."""
 
@@ -110,8 +119,8 @@ class Session(abc.ABC):
     """A forward solve and what its backward solves need."""
 
     @abc.abstractmethod
-    def forward(self, z: Array, settings: Settings, keep: str, slots: int, lead: int) -> Solved:
-        """Integrate from `z` `[n]`; `keep` and `slots` as in PyODE.jl, `lead` entries first."""
+    def forward(self, z: Array, settings: Settings, keep: Keep, lead: int) -> Solved:
+        """Integrate from `z` `[n]`; the errors of its first `lead` entries are controlled apart."""
 
     @abc.abstractmethod
     def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
@@ -155,14 +164,15 @@ class Local(Session):
             self.field = self.jl.native_of(*head, *at, setup.fused, poll)
         self.solved: Any = None
 
-    def forward(self, z: Array, settings: Settings, keep: str, slots: int, lead: int) -> Solved:
+    def forward(self, z: Array, settings: Settings, keep: Keep, lead: int) -> Solved:
         times, packed = self.setup.times, settings.packed()
         rows = np.full((len(times), self.setup.n), np.nan, self.dtype)
         last = np.empty(self.setup.n, self.dtype)
         self.solved, report, trouble, counts = self._call(
             self.jl.forward_at, self.field, z.ctypes.data, times.ctypes.data, len(times),
-            settings.solver, packed.ctypes.data, len(packed), keep, slots, rows.ctypes.data, lead,
-            last.ctypes.data, time.time() + settings.seconds,
+            settings.solver, packed.ctypes.data, len(packed), keep.keep, keep.slots,
+            keep.marks.ctypes.data, len(keep.marks), rows.ctypes.data, lead, last.ctypes.data,
+            time.time() + settings.seconds,
         )  # fmt: skip
         return Solved(rows, Report(*report), Trouble(*trouble), last, Counts(*counts))
 

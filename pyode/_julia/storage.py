@@ -15,13 +15,15 @@ class Storage:
 
     Attributes:
         text: the plan in words.
-        keep: "dense", "outputs" or "slots", as PyODE.jl calls it.
+        keep: "dense", "outputs", "slots" or "marks", as PyODE.jl calls it.
         slots: states held, for "slots".
+        marks: times in the direction of the solve, for "marks".
     """
 
     text: str
     keep: str = "outputs"
     slots: int = 0
+    marks: tuple[float, ...] = ()
 
 
 def decide(plan: Plan) -> Storage:
@@ -40,7 +42,15 @@ def decide(plan: Plan) -> Storage:
         return Storage(f"{adjoint.name}: nothing but the outputs is kept")
     if adjoint.memory is None and adjoint.checkpoints is None:
         return Storage(f"{adjoint.name}: every step and its interpolant are kept", "dense")
-    slots = adjoint.checkpoints or int(adjoint.memory or 0) // (2 * plan.state_bytes)
+    if plan.marks:
+        return Storage(
+            f"{adjoint.name}: the states at the last steps up to {len(plan.marks)} times are kept, "
+            "and one interval between two of them is solved again and kept dense",
+            "marks",
+            marks=plan.marks,
+        )
+    count = adjoint.checkpoints if isinstance(adjoint.checkpoints, int) else 0
+    slots = count or int(adjoint.memory or 0) // (2 * plan.state_bytes)
     if slots < 2:
         raise InputError(
             f"`memory` got {adjoint.memory} B, of which half is for states of {plan.state_bytes} B "

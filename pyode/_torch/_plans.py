@@ -61,6 +61,7 @@ class Storage:
         keep_dense: the stage derivatives of every step are kept too.
         window: dense steps held at one time otherwise.
         graphs: the autograd graph of every stage is kept.
+        marks: times of the states held, in place of `slots`.
     """
 
     text: str
@@ -68,6 +69,7 @@ class Storage:
     keep_dense: bool = False
     window: int = 1
     graphs: bool = False
+    marks: tuple[float, ...] = ()
 
 
 def check_dense(plan: Plan) -> None:
@@ -130,6 +132,12 @@ def _(adjoint: adj.Discrete, plan: Plan) -> Storage:
 @_decide.register
 def _(adjoint: adj.Stored, plan: Plan) -> Storage:
     rows = len(tableau_of(plan.solver).a)
+    if plan.marks:
+        text = (
+            f"the states of {size_of(plan.state_bytes)} at the last steps up to {len(plan.marks)} "
+            "times are kept; each interval between two is replayed once, and held"
+        )
+        return Storage(f"{adjoint.name}: {text}", None, window=WINDOW, marks=plan.marks)
     budget = budget_of(adjoint, plan)
     if budget is None:
         text = f"{size_of((rows + 1) * plan.state_bytes)} a step (dense) are kept"
@@ -148,7 +156,7 @@ def _(adjoint: adj.Forward, plan: Plan) -> Storage:
 
 def budget_of(adjoint: adj.Stored, plan: Plan) -> int | None:
     """Bytes an interpolating adjoint may hold."""
-    if adjoint.checkpoints is not None:
+    if isinstance(adjoint.checkpoints, int):
         return adjoint.checkpoints * plan.state_bytes
     return adjoint.memory  # type: ignore[return-value]
 

@@ -251,8 +251,9 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         z, norm = rhs.start(y0), rhs.norm(norm)
     method, rhs, seen, recorder = _parts(plan, rhs, z, norm, keep.graphs)
     trajectory = Trajectory(
-        rhs, method, z, plan.times.values[0], keep.slots, keep.keep_dense, keep.window, plan.jumps
-    )
+        rhs, method, z, plan.times.values[0], keep.slots, keep.keep_dense, keep.window, plan.jumps,
+        keep.marks,
+    )  # fmt: skip
     trajectory.stats = plan.stats.forward
     known = field.first is not None and not forward_mode and (recorder is None or seen is field)
     k0 = field.first[1] if known else None  # type: ignore[index]

@@ -59,3 +59,46 @@ class Store:
             del self.states[self._active.pop()[0]]
         while self._spare and self._spare[-1] > index:
             del self.states[self._spare.pop()]
+
+
+class Marked(Store):
+    """The states at the last nodes up to given times; while one stretch is replayed, all of it.
+
+    Args:
+        nodes: the trajectory's times, which the caller goes on extending before each offer.
+        marks: the times, in the direction of the solve.
+    """
+
+    def __init__(self, nodes: list[float], marks: tuple[float, ...]):
+        super().__init__(None)
+        self.nodes, self.marks = nodes, marks
+        self.pinned = {0}
+        self._seen = 0  # the last node offered
+        self._last: Tensor | None = None
+
+    def offer(self, index: int, state: Tensor) -> None:
+        """Take the state at `index`, which is after every state held."""
+        if index > self._seen:
+            self._mark(index, state)
+            self._seen, self._last = index, state
+        else:
+            self.states[index] = state
+            self._last = state if index == 0 else self._last
+        self.peak = max(self.peak, len(self.states))
+
+    def _mark(self, index: int, state: Tensor) -> None:
+        """Hold a new node's state, or the one before it, if a mark says so."""
+        t, sign = self.nodes[index], 1.0 if self.nodes[index] > self.nodes[0] else -1.0
+        while self.marks and sign * self.marks[0] <= sign * t:
+            at, held = (index, state) if self.marks[0] == t else (index - 1, self._last)
+            assert held is not None
+            self.pinned.add(at)
+            self.states[at] = held
+            self.marks = self.marks[1:]
+
+    def restart(self, index: int) -> int:
+        """Forget the states after `index` and of other stretches; the last one held before it."""
+        start = max(i for i in self.pinned if i <= index)
+        for i in [i for i in self.states if i not in self.pinned and not start < i <= index]:
+            del self.states[i]
+        return max(i for i in self.states if i <= index)

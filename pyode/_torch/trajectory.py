@@ -14,7 +14,7 @@ from .._stats import Stats
 from . import diagnose
 from .esdirk import SingularError
 from .method import Method, Step
-from .store import Store
+from .store import Marked, Store
 
 
 class Trajectory:
@@ -28,6 +28,8 @@ class Trajectory:
         slots: states held, None for all.
         keep_dense: keep the stage derivatives of every step, so that nothing is replayed.
         window: dense steps held at one time otherwise.
+        jumps: times at which f may jump.
+        marks: times of the states held, in place of `slots`.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class Trajectory:
         keep_dense: bool = False,
         window: int = 1,
         jumps: tuple[float, ...] = (),
+        marks: tuple[float, ...] = (),
     ):
         self.field, self.method = field, method
         self.nodes = [t0]
-        self.store = Store(slots)
+        self.store = Marked(self.nodes, marks) if marks else Store(slots)
         self.store.offer(0, y0)
         self.keep_dense = keep_dense
         self.window = window
