@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -74,7 +75,7 @@ class Marked(Store):
         self.nodes, self.marks = nodes, marks
         self.pinned = {0}
         self._seen = 0  # the last node offered
-        self._last: Tensor | None = None
+        self._last = torch.empty(0)  # its state: node 0 is offered first
 
     def offer(self, index: int, state: Tensor) -> None:
         """Take the state at `index`, which is after every state held."""
@@ -91,7 +92,6 @@ class Marked(Store):
         t, sign = self.nodes[index], 1.0 if self.nodes[index] > self.nodes[0] else -1.0
         while self.marks and sign * self.marks[0] <= sign * t:
             at, held = (index, state) if self.marks[0] == t else (index - 1, self._last)
-            assert held is not None
             self.pinned.add(at)
             self.states[at] = held
             self.marks = self.marks[1:]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .ir import UnknownOperationError, Value, View, contiguous_strides, copied, mapped, reduced
+from .ir import UnknownOperationError, Value, View, copied, mapped, reduced
 from .lower import lowering, pad, placed, total
 
 Ints = Sequence[int]
@@ -115,12 +115,10 @@ def _to_input(
     spread = placed((*g.shape[:2], *sizes), inside, board)
     o, per = w.shape[0], w.shape[1]
     turned = w if w.at.is_contiguous() else copied(w)
-    steps = contiguous_strides((o, per, *taps))
     # kernel [g·c, o, taps] read backwards: a negative stride is a copy
     flipped = _flipped(turned, d)
     kernel = flipped.apply(torch.unflatten, 0, (groups, o // groups)).apply(torch.transpose, 1, 2)
     kernel = copied(kernel).apply(torch.Tensor.view, (groups * per, o // groups, *taps))
-    assert len(steps) == d + 2
     return correlate(spread, kernel, places, [1] * d, dilation, groups)
 
 

@@ -10,7 +10,7 @@ import collections
 import math
 from collections.abc import Iterable, Sequence
 
-from .ir import Assemble, Leaf, Map, Move, Node, Reduce, Shape, View, contiguous_strides
+from .ir import Assemble, Leaf, Map, Move, Node, Reduce, Shape, View, contiguous_strides, surely
 from .kernels import Access, Call, Expr, Kernel, Loop, Moved, Sum, Time, accesses, reads, rebuilt
 
 CHEAP = frozenset(
@@ -104,7 +104,7 @@ class Fusion:
         whole = Access(node, 0, contiguous_strides(node.shape))
         if isinstance(node, Reduce):
             return [self._reduction(node, whole, Sum())]
-        assert isinstance(node, Map)
+        node = surely(Map, node)
         loop = _Loop(self, node.shape)
         post = loop.expression(Access(node, 0, whole.strides), force=True)
         if loop.reduction is None:

@@ -10,13 +10,21 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
 _ids = itertools.count()
+Kind = TypeVar("Kind")
+
+
+def surely(kind: type[Kind], x: Any) -> Kind:
+    """What can only be of that kind."""
+    if not isinstance(x, kind):
+        raise RuntimeError(f"bug in pyode: {x!r} is no {kind.__name__}")
+    return x
 
 
 class UnknownOperationError(Exception):
@@ -190,9 +198,7 @@ def mapped(op: str, *args: Value) -> Value:
 
 def copied(view: View) -> View:
     """A contiguous copy."""
-    found = mapped("copy", view)
-    assert isinstance(found, View)
-    return found
+    return surely(View, mapped("copy", view))
 
 
 def reduced(op: str, args: Sequence[View], dims: Sequence[int], keep: bool = False) -> View:

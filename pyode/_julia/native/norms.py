@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .ir import Value, View, mapped
+from .ir import Value, View, mapped, surely
 from .lower import lowering, mean, reshaped, total
 
 
@@ -33,19 +33,15 @@ def spread(
 ) -> tuple[Value, Value]:
     """Variance and mean, in two passes."""
     dims = list(dims or range(x.at.ndim))
-    middle = mean(x, dims, True)
-    off = mapped("sub", x, middle)
-    assert isinstance(off, View)
-    assert isinstance(middle, View)
+    middle = surely(View, mean(x, dims, True))
+    off = surely(View, mapped("sub", x, middle))
     count = math.prod(x.shape[d] for d in dims)
     found = mapped("mul", total(_squared(off), dims, keep), 1.0 / (count - correction))
     return found, middle if keep else middle.apply(torch.squeeze, dims)
 
 
 def _squared(x: View) -> View:
-    found = mapped("square", x)
-    assert isinstance(found, View)
-    return found
+    return surely(View, mapped("square", x))
 
 
 @lowering("native_layer_norm")
@@ -65,8 +61,7 @@ def group_norm(
     by = [None if p is None else reshaped(p, (1, groups, c // groups, 1)) for p in (weight, bias)]
     out, middle, scale = _normed(split, [2, 3], by[0], by[1], eps)
     flat = [reshaped(v, (n, groups)) for v in (middle, scale) if isinstance(v, View)]
-    assert isinstance(out, View)
-    return reshaped(out, x.shape), flat[0], flat[1]
+    return reshaped(surely(View, out), x.shape), flat[0], flat[1]
 
 
 def _normed(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .fuse import Fusion
-from .ir import Leaf, Map, Node, View, contiguous_strides
+from .ir import Leaf, Map, Node, View, contiguous_strides, surely
 from .kernels import Access, Call, Expr, Kernel, Loop, Moved, Sum, Time, reads
 from .loops import Packing, Plan, Product, as_product
 from .walk import Lowered
@@ -163,9 +163,7 @@ class Assembler:
             shape, 0, "add", _without_last(kernel.out), 0.0,
             _summed(kernel.post, Access(scratch, 0, contiguous_strides(shape))),
         )  # fmt: skip
-        finished = self.packing(after)
-        assert isinstance(finished, Loop)
-        return [product, finished]
+        return [product, surely(Loop, self.packing(after))]
 
 
 def _without_last(a: Access) -> Access:
@@ -257,11 +255,10 @@ class _Writer:
 
     def _move(self, step: Moved) -> list[int]:
         node = step.node
-        outer, rows, inner = node.x.shape if node.adds else node.shape
+        outer, _, inner = node.x.shape if node.adds else node.shape
         out = Access(node, 0, contiguous_strides(node.shape))
         index = [len(node.index), *node.index]
         head = [2, int(node.adds), outer, inner, node.size, *index]
-        assert rows == len(node.index)
         return [*head, *self._access(out), *self._access(step.x)]
 
     def _access(self, a: Access) -> list[int]:
@@ -281,7 +278,7 @@ class _Writer:
             return [2]
         if isinstance(expr, Sum):
             return [3]
-        assert isinstance(expr, Call)
+        expr = surely(Call, expr)
         args = [x for arg in expr.args for x in self._expr(arg)]
         return [4, self._name(expr.op), len(expr.args), *args]
 

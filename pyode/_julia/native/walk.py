@@ -12,7 +12,7 @@ from torch.fx import Node as FxNode
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from . import convolution, indexing, norms  # noqa: F401  (their operations are in the table)
-from .ir import Leaf, Shape, UnknownOperationError, View
+from .ir import Leaf, Shape, UnknownOperationError, View, surely
 from .lower import SAME, SHAPES, TABLE, VIEWS, full
 from .trace import Traced
 
@@ -138,8 +138,7 @@ class Walk:
 
     def _in_place(self, name: str, node: FxNode, args: Any, kwargs: Any, made: Any) -> Any:
         """An operation on a temporary that nobody else looks at: what it gives is a new array."""
-        old = node.args[0]
-        assert isinstance(old, FxNode)
+        old = surely(FxNode, node.args[0])
         order = list(node.graph.nodes)
         others = [u for u in old.users if u is not node]
         seen = old.op != "call_function" or _name(old) in ALIASES or any(
