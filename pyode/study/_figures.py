@@ -46,6 +46,7 @@ COSTS = {
     "work": "evaluations and vjps, both directions",
 }
 QUIET = "0.55"
+WRONG = 100.0  # relative errors beyond it are all the same
 
 
 def axes(ax: Axes | None) -> Axes:
@@ -104,6 +105,9 @@ def error_against_tolerance(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     ax = axes(ax)
     shown: Any = frame[(frame["outcome"] == "success") & (frame["error_dtheta"] > 0)]
     shown = shown[shown["rtol"] > 0]
+    errors = shown["error_dtheta"]
+    clipped = bool((errors > WRONG).any())  # relative to a gradient of 1e-40 an error can be 1e30
+    shown = shown.assign(error_dtheta=errors.clip(upper=WRONG))
     if shown.empty:
         return _nothing(ax, "no error to show: see the table")
     styles: dict[str, int] = {}
@@ -122,7 +126,8 @@ def error_against_tolerance(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     ends = np.array([shown["rtol"].min(), shown["rtol"].max()])
     ax.plot(ends, ends, color=QUIET, linestyle=":", linewidth=1, label="the tolerance")
     ax.set(xscale="log", yscale="log", xlabel="relative tolerance")
-    ax.set_ylabel(f"relative error of {PART_NAMES['dtheta']}")
+    more = f" ({WRONG:g}: as much or more)" if clipped else ""
+    ax.set_ylabel(f"relative error of {PART_NAMES['dtheta']}{more}")
     ax.legend(frameon=False, fontsize=8)
     return ax
 
