@@ -92,6 +92,8 @@ def test_report_has_reported_and_measured_side_by_side(runs, tmp_path, capsys):
     for word in (
         "Not run: the moon.", "Reported: a plain ODE cannot", f"{accuracy:.4f}",
         "pyode train spheres --preset quick", "Evaluation: spheres", "Robustness",
+        "\npyode evaluate RUN --solvers euler,rk4,dopri5 --rtol 1e-2 --limit 50\n",
+        "\npyode robustness RUN --sizes 0,0.1 --kinds gaussian,fgsm --limit 50\n",
     ):  # fmt: skip
         assert word in text
     assert str(tmp_path) not in text

@@ -207,3 +207,17 @@ def test_a_setting_that_would_do_nothing_is_refused(name, changes, tmp_path):
     with pytest.raises(pyode.InputError, match=f"`{list(changes)[-1 if name != 'cnf' else 0]}`"):
         pt.train(config, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_another_kind_of_solver_leaves_the_presets_steps_behind():
+    mnist = pt.EXPERIMENTS["mnist"]
+    assert mnist.config().step_size == 0.5
+    adaptive = mnist.config(solver="dopri5")
+    assert adaptive.step_size is None
+    assert adaptive.make_solver() == pyode.Dopri5(rtol=1e-3, atol=1e-3)
+    assert mnist.config(solver="dopri5", step_size=0.25).step_size == 0.25  # as asked for
+    assert mnist.config(solver="euler").step_size == 0.5  # of its own kind
+    flow = pt.EXPERIMENTS["cnf"].config()
+    assert (flow.rtol, flow.changed(solver="tsit5").rtol) == (1e-5, 1e-5)
+    assert flow.changed(solver="rk4", step_size=0.1).rtol == 1e-3  # the default: not read
+    assert pt.EXPERIMENTS["ecg"].config(solver="rk4").first_step is None

@@ -8,50 +8,110 @@ import pyode
 from pyode import train as pt
 from pyode.cli import main
 
-BASE = {"epochs": 2, "threads": 1}
+
+def reflections(**over):
+    base = {"epochs": 2, "threads": 1}
+    return [pt.EXPERIMENTS["reflection"].config(**base, **each) for each in pt.product(over)]
 
 
 def test_a_grid_is_one_table_and_does_not_run_twice(tmp_path):
-    base = pt.EXPERIMENTS["reflection"].config(**BASE)
-    changes = pt.product(base, {"adjoint": ["discrete", "backsolve"], "seed": [0, 1]})
-    assert len(changes) == 4
+    configs = reflections(adjoint=["discrete", "backsolve"], seed=[0, 1])
+    assert len(configs) == 4
     seen = []
-    frame = pt.grid(base, changes, tmp_path, lambda done, total, row: seen.append((done, total)))
+
+    def told(done, total, row):
+        seen.append((done, total))
+
+    frame = pt.grid(configs, ["adjoint", "seed"], tmp_path, told)
     assert seen == [(i, 4) for i in (1, 2, 3, 4)]
     assert frame["outcome"].tolist() == ["success"] * 4
     assert abs(frame["test_loss"][0] - frame["test_loss"][2]) < 1e-3  # the adjoints agree
     folders = sorted(tmp_path.glob("*-reflection-*"))
-    again = pt.grid(base, changes, tmp_path)
+    again = pt.grid(configs, ["adjoint", "seed"], tmp_path)
     assert sorted(tmp_path.glob("*-reflection-*")) == folders
     assert again["test_loss"].tolist() == frame["test_loss"].tolist()
-    mean = pt.over_seeds(frame, ["adjoint", "seed"])
+    mean = pt.over_seeds(frame)
     assert mean["runs"].tolist() == [2, 2]
-    assert mean["test_loss_mean"].iloc[0] == pytest.approx(
-        frame[frame["adjoint"] == "backsolve"]["test_loss"].mean()
-    )
+    assert mean["outcome"].tolist() == ["success", "success"]
+    backsolve = frame[frame["adjoint"] == "backsolve"]
+    for name in ("test_loss", "nfe_backward", "solve_bytes"):
+        assert mean[f"{name}_mean"].iloc[0] == pytest.approx(backsolve[name].mean())
+
+
+def test_a_grid_reads_runs_that_were_made_before_a_setting_was_there(tmp_path):
+    pt.grid(reflections(seed=[0]), ["seed"], tmp_path)
+    (folder,) = tmp_path.glob("*-reflection-*")
+    kept = json.loads((folder / "config.json").read_text())
+    del kept["compile"]  # and the digest in its name is another one
+    folder = folder.rename(tmp_path / "20200101-000000-reflection-augmented-00000000")
+    (folder / "config.json").write_text(json.dumps(kept))
+    pt.grid(reflections(seed=[0]), ["seed"], tmp_path)
+    assert list(tmp_path.glob("*-reflection-*")) == [folder]
 
 
 def test_a_killed_grid_goes_on(tmp_path):
-    base = pt.EXPERIMENTS["reflection"].config(**BASE)
-
     def stop(row):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pt.grid(base, [{"seed": 0}], tmp_path, report=stop)
+        pt.grid(reflections(), [], tmp_path, report=stop)
     (folder,) = tmp_path.glob("*-reflection-*")
     assert not pt.Run.open(folder).ended
-    frame = pt.grid(base, [{"seed": 0}], tmp_path)
+    frame = pt.grid(reflections(), [], tmp_path)
     assert frame["epoch"].tolist() == [2]
     assert pt.Run.open(folder).ended
 
 
 def test_a_run_that_fails_is_a_row(tmp_path):
-    base = pt.EXPERIMENTS["regression"].config(model="resnet", epochs=3, optimizer="sgd")
-    frame = pt.grid(base, [{"lr": 1e30}, {"lr": 1e-3}], tmp_path)
+    experiment = pt.EXPERIMENTS["regression"]
+    configs = [
+        experiment.config(model="resnet", epochs=3, optimizer="sgd", lr=lr) for lr in (1e30, 1e-3)
+    ]
+    frame = pt.grid(configs, ["lr"], tmp_path)
     assert frame["outcome"].tolist() == ["non_finite", "success"]
+    assert "training loss became" in frame["note"][0]
+    assert pt.over_seeds(frame.assign(lr=1.0))["outcome"].tolist() == ["1 non_finite, 1 success"]
     with pytest.raises(pyode.InputError, match="learning_rate"):
-        pt.product(base, {"learning_rate": [1]})
+        pt.product({"learning_rate": [1]})
+
+
+REFUSED = ["--over", "model=resnet,odenet", "--over", "adjoint=discrete,backsolve"]
+
+
+def test_a_combination_that_is_refused_is_a_row_and_the_grid_goes_on(tmp_path, capsys):
+    words = ["grid", "regression", *REFUSED, "--set", "epochs=1", "--out", str(tmp_path)]
+    assert main([*words, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["outcome"] for row in rows] == ["success", "refused", "success", "success"]
+    assert rows[1]["note"].startswith("`adjoint` got 'backsolve': regression with model=resnet")
+    assert len(list(tmp_path.glob("*-regression-*"))) == 3
+    assert main(words) == 0
+    assert "2/4: refused `adjoint` got 'backsolve'" in capsys.readouterr().err
+
+
+def test_a_grid_of_which_nothing_can_run_is_a_mistake(tmp_path, capsys):
+    words = ["grid", "regression", "--set", "model=resnet", "--over", "adjoint=gauss,backsolve"]
+    assert main([*words, "--out", str(tmp_path / "g")]) == 2
+    assert "`adjoint` got 'gauss'" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_grid_over_solvers_leaves_the_old_ones_settings_behind(tmp_path, capsys):
+    words = ["--set", "limit=16", "--set", "epochs=1", "--out", str(tmp_path), "--json"]
+    assert main(["grid", "cnf", "--over", "solver=dopri5,rk4", *words]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["rtol"] for row in rows] == [1e-5, 1e-3]
+
+
+def test_a_grid_takes_each_models_own_settings_and_shows_them(tmp_path, capsys):
+    words = ["--preset", "paper", "--over", "model=odenet,resnet", "--set", "batch=10"]
+    configs = pt.STUDIES["regression"].configs("paper")
+    assert {(c.model, c.epochs, c.lr) for c in configs} == {
+        ("odenet", 1500, 0.005), ("resnet", 1000, 0.01),
+    }  # fmt: skip
+    words = ["grid", "regression", *words, "--set", "epochs=1", "--out", str(tmp_path), "--json"]
+    assert main(words) == 0
+    assert [row["lr"] for row in json.loads(capsys.readouterr().out)] == [0.005, 0.01]
 
 
 def test_grid_and_study_commands(tmp_path, capsys):
@@ -73,9 +133,11 @@ def test_grid_and_study_commands(tmp_path, capsys):
 def test_studies_change_settings_that_are_there():
     for study in pt.STUDIES.values():
         for preset in ("quick", "paper"):
-            base = study.config(preset)
-            for change in study.changes:
-                type(base)(**(base.model_dump() | change))
+            configs = study.configs(preset, epochs=3)
+            assert len(configs) == len(study.changes)
+            for config, change in zip(configs, study.changes, strict=True):
+                assert config.epochs == 3
+                assert {name: getattr(config, name) for name in change} == change
 
 
 def test_memory_study_shows_what_each_adjoint_keeps():

@@ -40,7 +40,9 @@ def evaluate(
     sizes = numbers("step-size", step_size) if step_size else None
     trained = load(run, limit, data_dir)
     frame = reevaluate(trained, words(solvers), numbers("rtol", rtol), sizes)
-    keep(trained, "evaluation", frame)
+    command = f"pyode evaluate RUN --solvers {solvers} --rtol {rtol}"
+    command += f" --step-size {step_size}" if step_size else ""
+    keep(trained, "evaluation", frame, command + _rest(limit, data_dir))
     _print(f"{run.name}, epoch {trained.epoch}", frame, json)
 
 
@@ -70,7 +72,8 @@ def robustness(
 
     trained = load(run, limit, data_dir)
     frame = disturbed(trained, numbers("sizes", sizes), words(kinds))
-    keep(trained, "robustness", frame)
+    command = f"pyode robustness RUN --sizes {sizes} --kinds {kinds}"
+    keep(trained, "robustness", frame, command + _rest(limit, data_dir))
     _print(f"{run.name}, epoch {trained.epoch}", frame, json)
 
 
@@ -105,6 +108,11 @@ def report(
         text = notes.read_text().strip()
     for path in write(runs or (pathlib.Path("runs"),), out, kinds, text):
         message(f"written: {path}")
+
+
+def _rest(limit: int | None, data_dir: pathlib.Path | None) -> str:
+    text = f" --limit {limit}" if limit is not None else ""
+    return text + (" --data-dir DATA" if data_dir is not None else "")
 
 
 def words(text: str) -> list[str]:

@@ -42,21 +42,22 @@ def grid(
         out: run folders and the table are made here (default: runs/grid-EXPERIMENT).
         json: print the rows as JSON, and nothing else.
     """
-    from ..train import describe, over_seeds, product
     from ..train import grid as run
+    from ..train import product
 
-    base = configured(experiment, preset, set_, None, data_dir, {})
     values = {name: words(value) for name, value in pairs("--over", over).items()}
     if not values:
         raise InputError("`--over` got nothing. Pass a setting to vary, as adjoint=discrete,gauss.")
     place = out or pathlib.Path("runs") / f"grid-{experiment}"
-    frame = run(base, product(base, values), place, None if json else _progress)
+    configs = [
+        configured(experiment, preset, (*set_, *each), None, data_dir, {})
+        for each in ([f"{n}={v}" for n, v in chosen.items()] for chosen in product(values))
+    ]
+    frame = run(configs, list(values), place, None if json else _progress)
     command = f"pyode grid {experiment} --preset {preset}"
-    command += "".join(f" --over {item}" for item in over) + "".join(f" --set {s}" for s in set_)
-    describe(place, f"{experiment} over {', '.join(values)}", command)
-    if "seed" in values:
-        frame = over_seeds(frame, list(values))
-    _print(experiment, frame, json)
+    command += "".join(f" --over {item}" for item in over) + _rest(set_, data_dir)
+    title = f"{experiment} over {', '.join(values)}"
+    _print(experiment, _keep(place, frame, title, command), json)
 
 
 def study(
@@ -83,12 +84,12 @@ def study(
         out: run folders and the table are made here (default: runs/study-NAME).
         json: print the rows as JSON, and nothing else.
     """
-    from ..train import STUDIES, describe, over_seeds
+    from ..train import STUDIES
     from ..train import grid as run
     from ..train import memory as measure
 
     place = out or pathlib.Path("runs") / f"study-{name}"
-    command = f"pyode study {name} --preset {preset}" + "".join(f" --set {s}" for s in set_)
+    command = f"pyode study {name} --preset {preset}" + _rest(set_, data_dir)
     if name == "memory":
         if preset not in ("quick", "paper"):
             raise choose("preset", preset, ("quick", "paper"))
@@ -96,9 +97,7 @@ def study(
             raise InputError("The study memory takes no --set and no --data-dir. Leave them out.")
         frame = measure((4, 16) if preset == "quick" else (4, 16, 64, 256))
         place.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(place / "table.parquet")
-        describe(place, "What is kept for the backward pass", command)
-        _print(name, frame, json)
+        _print(name, _keep(place, frame, "What is kept for the backward pass", command), json)
         return
     if name not in STUDIES:
         raise choose("study", name, [*STUDIES, "memory"])
@@ -106,15 +105,9 @@ def study(
     changes: dict[str, Any] = pairs("--set", set_)
     if data_dir is not None:
         changes["data_dir"] = str(data_dir)
-    frame = run(
-        chosen.config(preset, **changes), chosen.changes, place, None if json else _progress
-    )
-    if "seed" in frame:
-        names = list(dict.fromkeys(k for c in chosen.changes for k in c))
-        frame = over_seeds(frame, names)
-        frame.to_parquet(place / "table.parquet")
-    describe(place, chosen.title, command)
-    _print(name, frame, json)
+    configs = chosen.configs(preset, **changes)
+    frame = run(configs, chosen.over, place, None if json else _progress)
+    _print(name, _keep(place, frame, chosen.title, command), json)
 
 
 def tune(
@@ -154,8 +147,24 @@ def tune(
     _print(experiment, search(base, trials, place, None if json else told), json)
 
 
+def _rest(set_: tuple[str, ...], data_dir: pathlib.Path | None) -> str:
+    """What a command has been given besides; the machine's own folder is not named."""
+    return "".join(f" --set {s}" for s in set_) + (" --data-dir DATA" if data_dir else "")
+
+
+def _keep(place: pathlib.Path, frame: Any, title: str, command: str) -> Any:
+    """Write the table, of several seeds their means, with what it is; returns it."""
+    from ..train import describe, over_seeds
+
+    table = over_seeds(frame) if "seed" in frame else frame
+    table.to_parquet(place / "table.parquet")
+    describe(place, title, command)
+    return table
+
+
 def _progress(done: int, total: int, row: dict[str, Any]) -> None:
     result = [f"{k} {v:.4g}" for k, v in row.items() if k in ("test_loss", "test_accuracy")]
+    result += [row["note"].splitlines()[0]] if "note" in row else []
     message(f"{done}/{total}: {row['outcome']} {' '.join(result)}")
 
 

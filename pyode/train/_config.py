@@ -9,8 +9,11 @@ import pydantic
 
 from .. import _adjoints, _solvers
 from .._adjoints import Adjoint
+from .._engine import Engine
 from .._errors import InputError, choose
+from .._julia.engine import Julia
 from .._solvers import AdaptiveSolver, Solver
+from .._torch.engine import Torch
 
 ADJOINTS = {
     kind.name: kind
@@ -34,6 +37,9 @@ LOOP = {  # what every training loop uses
     "experiment", "model", "epochs", "steps", "batch", "lr", "schedule", "clip", "patience", "seed",
     "threads", "dtype", "keep_every", "keep_steps",
 }  # fmt: skip
+ENGINES = ("julia", "torch")
+FIXED = ("step_size",)  # what makes any solver one of fixed steps
+ADAPTIVE = ("rtol", "atol", "first_step")
 Activation = Literal["none", "relu", "tanh", "softplus"]
 
 
@@ -54,6 +60,7 @@ class Config(pydantic.BaseModel):
         clip: largest norm of the gradient; a larger one is scaled down to it (None: never).
         solver, rtol, atol, step_size, first_step, adjoint, memory, engine, span, augment: the ODE
             block's; `first_step` only guides an adaptive solver's first step.
+        compile: the torch engine's steps as machine code; what cannot be compiled is refused.
         kinetic, jacobian: weights of the regularisers.
         patience: hold out a fifth of the training set and stop after so many epochs without a
             better loss on it (0: train on everything, never stop early).
@@ -89,6 +96,7 @@ class Config(pydantic.BaseModel):
     adjoint: str = "discrete"
     memory: str | None = None
     engine: str = "torch"
+    compile: bool = False
     span: float = pydantic.Field(1.0, gt=0)
     augment: int = pydantic.Field(0, ge=0)
     kinetic: float = pydantic.Field(0.0, ge=0)
@@ -117,6 +125,31 @@ class Config(pydantic.BaseModel):
         """Eight characters that name this configuration."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
 
+    def changed(self, **changes: Any) -> Config:
+        """These settings with changes.
+
+        Where `solver` changes between one of fixed steps and an adaptive one, the settings that
+        belong to the old kind (step_size; rtol, atol, first_step) go back to their defaults,
+        unless the changes name them.
+        """
+        kept = self.model_dump()
+        old, new = (SOLVERS.get(name) for name in (self.solver, changes.get("solver", self.solver)))
+        if old and new and issubclass(old, AdaptiveSolver) != issubclass(new, AdaptiveSolver):
+            for name in FIXED if issubclass(new, AdaptiveSolver) else ADAPTIVE:
+                del kept[name]
+        return Config(**{**kept, **changes})
+
+    def check_names(self) -> None:
+        """Refuse a solver, adjoint or engine that does not exist.
+
+        Raises:
+            InputError: with the nearest one that does.
+        """
+        known = (("solver", SOLVERS), ("adjoint", ADJOINTS), ("engine", ENGINES))
+        for name, values in known:
+            if getattr(self, name) not in values:
+                raise choose(name, getattr(self, name), values)
+
     def make_solver(self) -> Solver:
         """The solver these settings name."""
         if self.solver not in SOLVERS:
@@ -135,6 +168,19 @@ class Config(pydantic.BaseModel):
         kind = ADJOINTS[self.adjoint]
         return kind(memory=self.memory) if self.memory is not None else kind()  # type: ignore[call-arg]
 
+    def make_engine(self) -> Engine:
+        """The engine these settings name."""
+        if self.engine not in ENGINES:
+            raise choose("engine", self.engine, ENGINES)
+        if self.engine == "torch":
+            return Torch(compile=self.compile)
+        if self.compile:
+            raise InputError(
+                "`compile` got True with engine='julia', which translates f by itself where it "
+                "can. Leave it out, or pass engine=torch."
+            )
+        return Julia()
+
     def block(self) -> dict[str, Any]:
         """Arguments of `pyode.nn.NeuralODE`."""
         from ..nn import JacobianFrobenius, Kinetic
@@ -145,7 +191,7 @@ class Config(pydantic.BaseModel):
             "span": (0.0, self.span),
             "solver": self.make_solver(),
             "adjoint": self.make_adjoint(),
-            "engine": self.engine,
+            "engine": self.make_engine(),
             "regularizers": terms,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import time
@@ -18,7 +19,8 @@ from ._checkpoint import load_checkpoint
 from ._config import SOLVERS
 from ._experiment import BATCH, Experiment
 from ._experiments import EXPERIMENTS
-from ._loop import blocks, evaluate
+from ._loop import evaluate
+from ._objective import blocks
 from ._run import Run
 from ._split import Split, limited
 
@@ -220,8 +222,9 @@ def robustness(
     return pd.DataFrame(rows)
 
 
-def keep(trained: Trained, name: str, frame: pd.DataFrame) -> pathlib.Path:
-    """Write a table into the run's folder, where `pyode report` finds it."""
+def keep(trained: Trained, name: str, frame: pd.DataFrame, command: str) -> pathlib.Path:
+    """Write a table, and the command that made it, into the run's folder for `pyode report`."""
     path = trained.run.folder / f"{name}.parquet"
+    path.with_suffix(".json").write_text(json.dumps({"command": command}))
     frame.to_parquet(path)
     return path

@@ -97,13 +97,14 @@ class Experiment:
     paper_of: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def config(self, preset: str = "quick", **changes: Any) -> Config:
-        """The settings of a preset, with changes."""
+        """The settings of a preset, with changes as `Config.changed` makes them."""
         if preset not in ("quick", "paper"):
             raise choose("preset", preset, ("quick", "paper"))
         chosen = {"model": next(iter(self.models)), **getattr(self, preset)}
         model = changes.get("model", chosen["model"])
         own = self.paper_of.get(model, {}) if preset == "paper" else {}
-        return Config(**{**chosen, **own, **changes, "experiment": self.name})
+        usual = Config(**{**chosen, **own, "experiment": self.name})
+        return usual.changed(**changes, experiment=self.name)
 
     def split(self, config: Config) -> Split:
         """The data a configuration names, in its dtype, with its validation part and weights."""
@@ -113,10 +114,14 @@ class Experiment:
 
     def build(self, config: Config, split: Split) -> nn.Module:
         """The model a configuration names, with weights from its seed."""
-        if config.model not in self.models:
-            raise choose("model", config.model, self.models)
+        self.check_model(config.model)
         torch.manual_seed(config.seed)
         return self.models[config.model](config, split).to(getattr(torch, config.dtype))
+
+    def check_model(self, name: str) -> None:
+        """Refuse a model that this experiment does not have."""
+        if name not in self.models:
+            raise choose("model", name, self.models)
 
     def refuse_unread(self, read: Reader) -> None:
         """Refuse a setting that this model, or its data, has not asked for.

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._errors import InputError, NonFiniteError
-from ..nn import CNF, JacobianFrobenius, NeuralODE
+from .._errors import GradientUnavailable, InputError, NonFiniteError
 from ._checkpoint import load_checkpoint, previous, save_checkpoint
 from ._config import Config, Reader
 from ._experiment import Experiment
 from ._experiments import EXPERIMENTS
+from ._objective import Objective, blocks, make_optimizer, only_compiled
 from ._parallel import World
 from ._run import Run
 from ._signals import Stop, stopping
@@ -54,13 +55,20 @@ def train(
     Raises:
         NonFiniteError: the loss is NaN or Inf; names the cause and the last good checkpoint.
         InputError, DataError: a setting, or the data, cannot be used, or a setting would do
-            nothing in this experiment.
+            nothing in this experiment. No folder is left then.
+        GradientUnavailable: the engine does not have this adjoint; likewise.
     """
     world = World.join()
     trainer = Trainer(config, world)
     trainer.experiment.refuse_unread(trainer.read)
     folder = world.tell(str(Run.create(out, config).folder) if world.first else None)
-    return trainer.run(Run.open(folder), report, track)
+    run = Run.open(folder)
+    try:
+        return trainer.run(run, report, track)
+    except (InputError, GradientUnavailable):
+        if world.first and not run.last.exists() and not run.rows():
+            shutil.rmtree(run.folder)  # refused at its first step: nothing to resume
+        raise
 
 
 def resume(
@@ -115,47 +123,6 @@ def evaluations(model: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def blocks(model: nn.Module) -> list[Any]:
-    """The model's ODE blocks."""
-    return [m for m in model.modules() if isinstance(m, (NeuralODE, CNF))]
-
-
-def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser a configuration names."""
-    parameters = model.parameters()
-    if config.optimizer == "lbfgs":
-        return torch.optim.LBFGS(
-            parameters, lr=config.lr, history_size=50, line_search_fn="strong_wolfe",
-            tolerance_grad=1e-12, tolerance_change=1e-15,
-        )  # fmt: skip
-    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=config.momentum, **shared)
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, momentum=config.momentum, **shared)
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, **shared)
-
-
-class Objective(nn.Module):
-    """The loss with its regularisers, as a module: what DDP wraps."""
-
-    def __init__(self, model: nn.Module, experiment: Experiment, split: Split):
-        super().__init__()
-        self.model, self.experiment, self.split = model, experiment, split
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        for block in blocks(self.model):
-            for term in getattr(block, "regularizers", ()):
-                if isinstance(term, JacobianFrobenius):
-                    term.noise.clear()  # a new draw for this batch
-        loss = self.experiment.loss(self.model, x, y, self.split)
-        for block in blocks(self.model):
-            if getattr(block, "penalty", None) is not None:
-                loss = loss + block.penalty
-        return loss
-
-
 class Trainer:
     """A run under way: model, optimiser, and where it is."""
 
@@ -182,7 +149,11 @@ class Trainer:
         from ._track import tracker
 
         self.kept, self.report = run, report
-        with tracker(run, track and self.world.first) as self.track, stopping() as self.stop:
+        with (
+            tracker(run, track and self.world.first) as self.track,
+            stopping() as self.stop,
+            only_compiled(self.config.compile),
+        ):
             if self.world.first:
                 run.describe(self.split)
             while self.epoch < self.config.epochs and not self._stale():

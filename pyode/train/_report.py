@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._experiments import EXPERIMENTS
-from ._reported import command, final, find_runs, named, results, tables
+from ._reported import command, final, find_runs, label, results, tables
 from ._run import Run
 
 if TYPE_CHECKING:
@@ -84,15 +84,6 @@ def _section(name: str, runs: list[Run]) -> list[Any]:
     return [*page, ("text", "More runs of it are in the studies below.")] if several else page
 
 
-def _label(run: Run) -> str:
-    config = run.config
-    words = [config.model, *named(config)]
-    words += [by for by in ("beat", "patient") if f"split by {by}" in run.facts().get("source", "")]
-    words += [config.data] if config.data else []
-    words += [config.adjoint] if config.adjoint != "discrete" else []
-    return " ".join(words)
-
-
 def _curves(runs: list[Run]) -> Figure:
     """Test result and evaluations by epoch."""
     from matplotlib.figure import Figure
@@ -104,10 +95,10 @@ def _curves(runs: list[Run]) -> Figure:
     for run in runs:
         frame: Any = run.to_pandas()
         marker = "o" if len(frame) < 20 else ""
-        left.plot(frame["epoch"], frame[name], marker=marker, ms=3, label=_label(run))
+        left.plot(frame["epoch"], frame[name], marker=marker, ms=3, label=label(run))
         if frame["nfe_forward"].iloc[-1] > 0:
             (line,) = right.plot(
-                frame["epoch"], frame["nfe_forward"], marker=marker, ms=3, label=_label(run)
+                frame["epoch"], frame["nfe_forward"], marker=marker, ms=3, label=label(run)
             )
             right.plot(frame["epoch"], frame["nfe_backward"], "--", color=line.get_color())
     left.set(xlabel="epoch", ylabel=name.replace("_", " "))
@@ -130,7 +121,7 @@ def _confusions(runs: list[Run]) -> Figure:
         table = np.array([list(row) for row in final(run)["test_confusion"]])
         part = table / np.maximum(table.sum(1, keepdims=True), 1)
         ax.imshow(part, cmap="Blues", vmin=0, vmax=1)
-        ax.set_title(_label(run), fontsize=8)
+        ax.set_title(label(run), fontsize=8)
         ax.set(xlabel="predicted", ylabel="true")
         if len(table) <= 5:
             for i, j in np.ndindex(*table.shape):

@@ -143,14 +143,22 @@ def tables(folders: Sequence[str | pathlib.Path]) -> list[tuple[dict[str, str], 
             frame = pd.read_parquet(path.with_name("table.parquet"))
             found.append((json.loads(path.read_text()), frame))
         for name in ("evaluation", "robustness"):
-            for path in sorted(folder.rglob(f"{name}.parquet")):
-                config = Run.open(path.parent).config
-                title = f"{name.capitalize()}: {config.experiment} {config.model}"
-                facts = {"title": title, "command": f"pyode {name_of(name)} RUN", "note": ""}
-                found.append((facts, pd.read_parquet(path)))
+            for path in sorted(folder.rglob(f"{name}.json")):
+                if not path.with_suffix(".parquet").is_file():
+                    continue  # killed between the two
+                run = Run.open(path.parent)
+                title = f"{name.capitalize()}: {run.config.experiment} {label(run)}"
+                made = json.loads(path.read_text())
+                facts = {"title": title, "command": made["command"], "note": ""}
+                found.append((facts, pd.read_parquet(path.with_suffix(".parquet"))))
     return found
 
 
-def name_of(table: str) -> str:
-    """The command that makes a table."""
-    return "evaluate" if table == "evaluation" else table
+def label(run: Run) -> str:
+    """Model, regularisers, split, data and adjoint, as far as they tell runs apart."""
+    config = run.config
+    words = [config.model, *named(config)]
+    words += [by for by in ("beat", "patient") if f"split by {by}" in run.facts().get("source", "")]
+    words += [config.data] if config.data else []
+    words += [config.adjoint] if config.adjoint != "discrete" else []
+    return " ".join(words)

@@ -135,7 +135,7 @@ def _flow(trace: str) -> Any:
     def make(config: Config, split: Split) -> nn.Module:
         return pn.CNF(
             pn.MLP([2, 64, 64, 64, 2], time=True), span=(0.0, config.span), trace=trace,
-            solver=config.make_solver(), adjoint=config.make_adjoint(), engine=config.engine,
+            solver=config.make_solver(), adjoint=config.make_adjoint(), engine=config.make_engine(),
         )  # fmt: skip
 
     return make

@@ -27,11 +27,18 @@ class Study:
     quick: dict[str, Any] = dataclasses.field(default_factory=dict)
     paper: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def config(self, preset: str = "quick", **changes: Any) -> Config:
-        """What stays the same in all runs."""
+    def configs(self, preset: str = "quick", **changes: Any) -> list[Config]:
+        """The settings of each run, with changes of all."""
         if preset not in ("quick", "paper"):
             raise choose("preset", preset, ("quick", "paper"))
-        return EXPERIMENTS[self.experiment].config(preset, **{**getattr(self, preset), **changes})
+        shared = {**getattr(self, preset), **changes}
+        experiment = EXPERIMENTS[self.experiment]
+        return [experiment.config(preset, **{**shared, **own}) for own in self.changes]
+
+    @property
+    def over(self) -> list[str]:
+        """What is varied."""
+        return list(dict.fromkeys(name for own in self.changes for name in own))
 
 
 def _each(name: str, *values: Any) -> tuple[dict[str, Any], ...]:
@@ -61,8 +68,8 @@ STUDIES: dict[str, Study] = {
             {}, {"kinetic": 0.01}, {"kinetic": 0.1}, {"jacobian": 0.1},
             {"kinetic": 0.1, "jacobian": 0.1},
         ),
-        quick={"limit": 256, "solver": "dopri5", "step_size": None},
-        paper={"solver": "dopri5", "step_size": None, "rtol": 1e-4, "atol": 1e-4},
+        quick={"limit": 256, "solver": "dopri5"},
+        paper={"solver": "dopri5", "rtol": 1e-4, "atol": 1e-4},
     ),
     "regression": Study(
         "regression",
