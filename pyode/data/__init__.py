@@ -8,6 +8,7 @@ from ._fetch import verify as verify
 from ._idx import data_folder as data_folder
 from ._idx import find_idx as find_idx
 from ._idx import read_idx as read_idx
+from ._images import CIFAR_CLASSES as CIFAR_CLASSES
 from ._images import Images as Images
 from ._images import read_images as read_images
 from ._images import read_jpegs as read_jpegs

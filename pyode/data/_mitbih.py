@@ -116,7 +116,6 @@ def load_wfdb() -> Any:
 
 
 def _read_record(folder: pathlib.Path, number: int) -> Beats:
-    wfdb = load_wfdb()
     path = folder / str(number)
     for suffix in (".dat", ".hea", ".atr"):
         if not path.with_suffix(suffix).is_file():
@@ -124,17 +123,39 @@ def _read_record(folder: pathlib.Path, number: int) -> Beats:
                 f"{path}{suffix} is missing. Pass the folder of the MIT-BIH records, which "
                 "physionet.org has (on the command line --data-dir, or PYODE_DATA)."
             )
+    if path.with_suffix(".atr").read_bytes()[-2:] != b"\0\0":
+        raise DataError(f"{path}.atr has no end mark: it is cut short. Download it again.")
+    signal, rate, notes = _read_wfdb(path)
+    if not set(notes.symbol) & set(AAMI):
+        raise DataError(f"{path}.atr has no beat in it. Download it again.")
+    return _cut(signal, rate, np.asarray(notes.sample), list(notes.symbol), number)
+
+
+def _read_wfdb(path: pathlib.Path) -> tuple[np.ndarray, float, Any]:
+    """Samples `[T]` (mV), their rate (Hz) and the annotations of a record.
+
+    Raises:
+        DataError: it is not whole, is another record, or its samples have another checksum.
+    """
+    wfdb = load_wfdb()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # wfdb's own use of pandas
             header = wfdb.rdheader(str(path))
-            lead = header.sig_name.index("MLII") if "MLII" in header.sig_name else 0
-            record = wfdb.rdrecord(str(path), channels=[lead])
+            if header.record_name != path.name:
+                raise ValueError(f"{path.name}.hea is of record {header.record_name}")
+            names = header.sig_name
+            if not names:
+                raise ValueError("its header names no lead")
+            lead = names.index("MLII") if "MLII" in names else 0
+            record = wfdb.rdrecord(str(path), channels=[lead], physical=False)
             notes = wfdb.rdann(str(path), "atr")
-    except (ValueError, IndexError, KeyError, OSError) as err:
+            total, known = int(record.d_signal.astype(np.int64).sum()), record.checksum[0]
+            if known is not None and (total - known) % 65536:
+                raise ValueError(f"its samples have checksum {total % 65536}, not {known % 65536}")
+            return np.asarray(record.dac(), dtype=float)[:, 0], float(record.fs), notes
+    except (ValueError, IndexError, KeyError, TypeError, OSError) as err:
         raise DataError(f"{path} is no whole WFDB record: {err}. Download it again.") from err
-    signal = np.asarray(record.p_signal, dtype=float)[:, 0]
-    return _cut(signal, float(record.fs), np.asarray(notes.sample), list(notes.symbol), number)
 
 
 def _cut(
@@ -168,25 +189,40 @@ def read_csv(path: str | os.PathLike[str]) -> Beats:
     """One file of the CSV pair: 188 columns, the last the class.
 
     Raises:
-        DataError: missing, not of 188 columns, or not with the class counts it is known by.
+        DataError: missing, cut short, not of 188 columns, a number out of its range, or not with
+            the class counts it is known by.
     """
     import pandas as pd
 
     path = pathlib.Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} is missing. Pass --data-dir, or set PYODE_DATA.")
     try:
         table = pd.read_csv(path, header=None, dtype=np.float32).to_numpy()
     except (OSError, ValueError) as err:
-        raise DataError(f"{path} cannot be read as numbers: {err}.") from err
-    if table.ndim != 2 or table.shape[1] != LENGTH + 1:
+        raise DataError(f"{path} cannot be read as numbers: {str(err).strip()}.") from err
+    if table.shape[1] != LENGTH + 1:
         raise DataError(f"{path} has {table.shape[1]} columns, not {LENGTH + 1}.")
+    _check_rows(path, table)
     labels = table[:, -1].astype(np.int64)
-    if not np.isin(labels, range(len(CLASSES))).all() or (labels != table[:, -1]).any():
-        raise DataError(f"{path}: the last column must hold classes 0 to 4.")
     beats = Beats(table[:, :-1].copy(), labels, np.full(len(labels), -1))
     known = CSV_COUNTS.get(path.name)
     if known is not None and beats.counts != known:
         raise DataError(f"{path} has class counts {beats.counts}, not {known}: it is not complete.")
     return beats
+
+
+def _check_rows(path: pathlib.Path, table: np.ndarray) -> None:
+    """Refuse the first row with a hole, a sample outside [0, 1], or a class that is none."""
+    samples, labels = table[:, :-1], table[:, -1]
+    for bad, what in (
+        (~np.isfinite(table).all(1), "has less than 188 numbers: it is cut short"),
+        ((samples < 0).any(1) | (samples > 1).any(1), "holds a sample outside [0, 1]"),
+        (~np.isin(labels, range(len(CLASSES))), "ends with none of the classes 0 to 4"),
+    ):
+        if bad.any():
+            row = int(np.argmax(bad)) + 1
+            raise DataError(f"{path}: row {row} {what}. Download it again.")
 
 
 def split(

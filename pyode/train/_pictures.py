@@ -20,9 +20,6 @@ DIGITS = tuple("0123456789")
 CLOTHES = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
 )  # fmt: skip
-THINGS = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
 
 
 def _bundled(config: Config) -> Split:
@@ -80,9 +77,9 @@ def _cifar(config: Config) -> Split:
         if not archive.is_file():
             raise DataError(f"cifar10: {archive} is missing. Pass --data-dir, or data=binary.")
         parts = [pd.read_jpegs(archive, part) for part in ("train", "test")]
-        return _split(parts, config, -1.0, THINGS, "CIFAR-10, JPEGs of it")
+        return _split(parts, config, -1.0, pd.CIFAR_CLASSES, "CIFAR-10, JPEGs of it")
     parts = [pd.read_images("cifar10", part, config.data_dir) for part in ("train", "test")]
-    return _split(parts, config, -1.0, THINGS, "CIFAR-10, binary version")
+    return _split(parts, config, -1.0, pd.CIFAR_CLASSES, "CIFAR-10, binary version")
 
 
 def _pair(channels: int) -> dict[str, Any]:
