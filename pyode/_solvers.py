@@ -49,23 +49,33 @@ class PID(Options):
     factor = safety · e_n^(-(i+p+d)/k) · e_(n-1)^((p+2d)/k) · e_(n-2)^(-d/k),
     with e the scaled error and k the order of the error estimate plus one. `PID(p=0)` is the
     classical I controller. `p > 0` smooths the step sizes and saves rejections.
+
+    `safety=None` is 0.9 at rtol 1e-5 and above, falling to 0.78 at 1e-10: there many steps add up
+    their errors, and the room left keeps solution and gradient within a few tolerances.
     """
 
     p: float = 0.0
     i: float = 1.0
     d: float = 0.0
-    safety: float = 0.9
+    safety: float | None = None
     factor_min: float = 0.2
     factor_max: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.safety <= 1:
+        if self.safety is not None and not 0 < self.safety <= 1:
             raise InputError(f"`safety` got {self.safety}. Pass a number in (0, 1].")
         if not 0 < self.factor_min < 1 < self.factor_max:
             raise InputError(
                 f"`factor_min`, `factor_max` got {self.factor_min}, {self.factor_max}. "
                 "Pass factor_min in (0, 1) and factor_max above 1."
             )
+
+    def margin(self, rtol: float) -> float:
+        """The safety factor of a solver with that tolerance."""
+        if self.safety is not None:
+            return self.safety
+        digits = -math.log10(max(rtol, 1e-10))
+        return 0.9 - 0.12 * max(0.0, (digits - 5.0) / 5.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

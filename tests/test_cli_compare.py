@@ -186,7 +186,10 @@ def test_words_with_options(text, expected):
 
 def test_interrupted_from_the_keyboard(tmp_path):
     words = ["compare", "cubic-spiral", "--repeats", "1", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "pyode", *words]
+    # a process started in the background of a shell would ignore SIGINT
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += f"; from pyode.cli import main; raise SystemExit(main({words!r}))"
+    command = [sys.executable, "-c", code]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     ) as run:

@@ -99,7 +99,8 @@ def test_same_as_eager(net, memory):
     assert sol.stats.forward.accepted == eager.stats.forward.accepted
     assert sol.stats.forward.rejected == eager.stats.forward.rejected
     steps = sol.stats.forward.steps
-    assert sol.stats.forward.nfe == 6 * steps + 2
+    # the choice of the first step, the checks, and what a kept first stage was computed by
+    assert sol.stats.forward.nfe == 6 * steps + 2 + (memory is None)
     assert sol.stats.backward.nvjp == 6 * sol.stats.forward.accepted + 1
 
 
@@ -183,16 +184,14 @@ def test_parameters_the_adjoint_does_not_meet(net):
     ids=repr,
 )
 def test_every_solver(net, solver, adjoint):
-    # many steps at the same size: how t1 - t0 rounds decides which the controller takes as cut
-    bound = 1e-4 if isinstance(solver, pyode.HeunEuler) else 1e-10
-    same(net, solver=solver, adjoint=adjoint, bound=bound)
+    same(net, solver=solver, adjoint=adjoint, bound=1e-10)
 
 
 def test_nothing_is_compiled_again(net, builds):
     """Times, tolerances, values of parameters, y0: none of them is a constant of the program."""
     gradients(net, COMPILED)
     made = len(builds)
-    assert made in (0, 2)
+    assert made in (0, 4)  # a step, an evaluation alone, and their transposes
     frames = dict(torch._dynamo.utils.counters["stats"])
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for i in range(3):
@@ -201,7 +200,7 @@ def test_nothing_is_compiled_again(net, builds):
         optimizer.step()
         solver = pyode.Dopri5(rtol=10.0 ** -(4 + i), atol=1e-7)
         y0 = (start().detach() * (1 + i)).requires_grad_()
-        same(net, y0=y0, ts=(0.5 * i, 1.0 + i, 4.0), solver=solver, bound=1e-5)
+        same(net, y0=y0, ts=(0.5 * i, 1.0 + i, 4.0), solver=solver, bound=1e-10)
     assert len(builds) == made
     assert dict(torch._dynamo.utils.counters["stats"]) == frames
 
@@ -210,7 +209,7 @@ def test_lambdas_of_one_module_share_programs(net, builds):
     for _ in range(2):
         y0 = start()
         pyode.solve(lambda t, y: net(t, y), y0, TS, solver=DOPRI5, engine=COMPILED).ys.sum()
-    assert len(builds) <= 2
+    assert len(builds) <= 4
 
 
 def test_parameters_that_are_replaced_frozen_or_shared(net):
@@ -371,10 +370,55 @@ def test_the_next_process_compiles_nothing(tmp_path):
             [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
         )
         misses.append(int(done.stdout.split()[-1]))
-    assert misses[0] == 2
+    assert misses[0] == 4
     assert misses[1] == 0
 
 
 def test_compile_is_yes_or_no():
     with pytest.raises(pyode.InputError, match="`compile` got 'yes'"):
         pyode.Torch(compile="yes")
+
+
+@pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 12.0), (F64, 22.0)], ids=str)
+def test_tanh_is_as_good_as_the_library(dtype, far):
+    """Within two units in the last place, monotone, odd, and right at the ends of the line."""
+    x = torch.linspace(0.0, far, 10001, dtype=dtype)
+    x = torch.cat([-x.flip(0), x])
+    small = torch.logspace(-12, 0, 20001, dtype=dtype)
+    ends = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan], dtype=dtype)
+    inputs = torch.cat([x, small, ends])
+    (y,) = inductor.compile_one(lambda x: (torch.tanh(x),), [inputs])([inputs])
+    exact = torch.tanh(inputs.double())  # itself within one unit
+    unit = torch.finfo(dtype).eps * exact.abs().clamp(min=torch.finfo(dtype).tiny)
+    assert ((y.double() - exact).abs() <= 2 * unit)[:-5].all()
+    assert (y[: len(x)].diff() >= 0).all()
+    assert torch.equal(y[: len(x)], -y[: len(x)].flip(0))
+    assert y[-5:-1].tolist() == [0.0, 0.0, 1.0, -1.0]
+    assert y[-1].isnan()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_large_products_in_float32(bias):
+    """oneDNN's: the same as the library's to rounding, and so the gradients."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Linear(96, 160, bias=bias), nn.Tanh(), nn.Linear(160, 96, bias=bias))
+    y0 = torch.randn(96, 96)
+
+    def gradient(engine):
+        y = y0.clone().requires_grad_()
+        f = lambda t, y: wide(y)  # noqa: E731
+        sol = pyode.solve(f, y, TS, solver=pyode.RK4(step_size=0.25), engine=engine)
+        return torch.autograd.grad(sol.ys.square().mean(), (y, *wide.parameters()))
+
+    found, eager = gradient(COMPILED), gradient(pyode.Torch())
+    assert all(relative(a, b) < 1e-5 for a, b in zip(found, eager, strict=True))
+
+
+def test_evaluations_outside_steps_are_compiled(net):
+    """The first evaluation of a `Discrete` solve is a program's, and so is its transpose."""
+    sol = pyode.solve(net, start(), TS, solver=DOPRI5, engine=COMPILED)
+    eager = pyode.solve(net, start(), TS, solver=DOPRI5)
+    sol.ys.sum().backward()
+    eager.ys.sum().backward()
+    assert sol.stats.backward.recomputed == 0
+    assert sol.stats.backward.nvjp == eager.stats.backward.nvjp

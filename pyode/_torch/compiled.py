@@ -80,8 +80,9 @@ def forward_parts(
     method = CompiledMethod(
         plan.solver, y, compiled, compiled.evaluate, norm, ("y",), exact, wrt_t and exact
     )
-    fsal = method.tableau.fsal
-    rhs = compiled.field if fsal else CompiledField(compiled, exact, wrt_t and exact)
+    # with FSAL few evaluations are outside steps: they are worth a program if they are transposed
+    alone = method.tableau.fsal and not exact
+    rhs = compiled.field if alone else CompiledField(compiled, exact, wrt_t and exact)
     return method, rhs, Saves(method, rhs) if graphs else None
 
 
@@ -286,7 +287,7 @@ class Saves:
 
 
 class CompiledField:
-    """The user's field, each evaluation one call of a program, for methods without FSAL."""
+    """The user's field, each evaluation one call of a program."""
 
     def __init__(self, compiled: Compiled, differentiable: bool, wrt_t: bool):
         field = self.field = compiled.field

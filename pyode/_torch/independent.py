@@ -156,9 +156,10 @@ class Batch:
         control: Any = self.method.solver.controller  # type: ignore[attr-defined]
         order = self.method.tableau.error_order
         error = error.clamp(min=1e-10)
-        whole = control.safety * error ** (-(control.i + control.p) / order)
+        safety = control.margin(self.method.solver.rtol)  # type: ignore[attr-defined]
+        whole = safety * error ** (-(control.i + control.p) / order)
         whole = whole * self.error ** (control.p / order)
-        shrink = (control.safety * error ** (-1 / order)).clamp(max=0.9)
+        shrink = (safety * error ** (-1 / order)).clamp(max=0.9)
         factor = torch.where(accept, whole.clamp(max=control.factor_max), shrink)
         return factor.clamp(min=control.factor_min)
 

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-SMALL = 4096  # multiplications up to which a matrix product is a loop, and no library call
-
 Function = Callable[..., tuple[Tensor, ...]]
 Run = Callable[[list[Any]], Sequence[Tensor]]
 
@@ -109,31 +107,19 @@ def _trace(fn: Callable[..., Sequence[Tensor]], *inputs: Any) -> GraphModule:
     from torch._inductor.decomposition import select_decomp_table
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    aten: Any = torch.ops.aten
-    table = {**select_decomp_table(), aten.mm.default: _mm, aten.addmm.default: _addmm}
+    from .decompositions import table
+
     trace: Any = make_fx(
         torch.func.functionalize(fn, remove="mutations"),
-        decomposition_table=table,
+        decomposition_table={**select_decomp_table(), **table()},
         tracing_mode="fake",
         _allow_non_fake_inputs=True,
     )
     graph = trace(*inputs)
     for node in graph.graph.nodes:
-        if node.target is aten.copy_.default and node.args[0].op == "placeholder":
+        if node.target is torch.ops.aten.copy_.default and node.args[0].op == "placeholder":
             raise Uncompilable("f writes into a tensor it was given (BatchNorm in training mode?)")
     return graph
-
-
-def _mm(a: Tensor, b: Tensor) -> Tensor:
-    """A small product as a sum, which is fused with what surrounds it."""
-    if a.shape[0] * a.shape[1] * b.shape[1] > SMALL or 0 in (*a.shape, *b.shape):
-        return NotImplemented
-    return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
-
-
-def _addmm(c: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
-    product = _mm(a, b) if beta == alpha == 1 else NotImplemented
-    return product if product is NotImplemented else product + c
 
 
 def _compile(graph: GraphModule) -> Run:

@@ -79,6 +79,8 @@ class Integrator:
         self.errors = [1.0, 1.0]
         self.clock = Clock(t, end, limits.timeout) if clock is None else clock
         self.trouble = diagnose.Trouble()
+        solver: Any = method.solver
+        self.safety = solver.controller.margin(solver.rtol) if method.adaptive else 1.0
 
     def reset(self, y: Tensor) -> None:
         """The state jumped: what is known of its derivative is void; the step size is kept."""
@@ -154,7 +156,7 @@ class Integrator:
             if singular is not None:
                 self.trouble.no_newton(self, singular)
             if math.isfinite(error):
-                factor = max(control.factor_min, control.safety * error ** (-1 / order))
+                factor = max(control.factor_min, self.safety * error ** (-1 / order))
             else:
                 diagnose.raise_if_hopeless(self, k0)
                 self.trouble.remember(self, t1, k, y1)
@@ -170,12 +172,13 @@ class Integrator:
             self.stats.forced_error = max(self.stats.forced_error, error)
         error = max(error, 1e-10)
         before, earlier = self.errors
-        factor = control.safety * error ** (-(control.i + control.p + control.d) / order)
+        factor = self.safety * error ** (-(control.i + control.p + control.d) / order)
         factor *= before ** ((control.p + 2 * control.d) / order) * earlier ** (-control.d / order)
         ceiling = 1.0 if rejected else control.factor_max
         proposal = size * min(ceiling, max(control.factor_min, factor))
         # a step cut short by a target says nothing against the size that was intended
-        self.h = max(proposal, self.h) if size < self.h and not rejected else proposal  # type: ignore[type-var]
+        short = size < self.h * (1 - 1e-9)  # type: ignore[operator]
+        self.h = max(proposal, self.h) if short and not rejected else proposal  # type: ignore[type-var]
         self.errors = [error, before]
 
     def _clip(self, sign: float, size: float, target: float) -> tuple[float, float]:

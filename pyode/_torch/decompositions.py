@@ -1,0 +1,88 @@
+"""What some operations become in a compiled program: the same values to rounding, sooner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SMALL = 4096  # multiplications up to which a matrix product is a loop, and no library call
+LARGE = 2**20  # and from which on oneDNN multiplies float32 matrices
+NEAR = 0.625  # |x| below which tanh is x + x³ R(x²), R fitted to 6e-19 (float64), 4e-9 (float32)
+FLOAT32 = (-0.33333283923, 0.13331491250, -0.053743495768, 0.020650580988, -0.0057170388608)
+NUMERATOR = (-0.33333333333333324, -0.020496854229461978, -0.00019909192490273583)
+DENOMINATOR = (1.0, 0.46149056268837134, 0.023288738945547889, 0.00020644151129490331)
+
+_library = torch.library.Library("pyode", "DEF")
+
+
+def _has_onednn() -> bool:
+    """Whether this torch was built with oneDNN's matrix product."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _linear(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(a, b, c, "none", [], "")
+
+
+def _like(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[0])
+
+
+# a bᵀ + c by oneDNN, on any x86 as fast as the machine allows; the library behind torch.mm is
+# slower by half on processors that are not its maker's
+_library.define("linear(Tensor a, Tensor b, Tensor? c) -> Tensor")
+_library.impl("linear", _linear, "CPU")
+_library.impl("linear", _like, "Meta")
+
+
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """A small product as a sum, which is fused with what surrounds it; a large one by oneDNN."""
+    work = a.shape[0] * a.shape[1] * b.shape[1]
+    if 0 < work <= SMALL:
+        return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+    if _by_onednn(a, work):
+        return torch.ops.pyode.linear.default(a, b.t(), None)
+    return NotImplemented
+
+
+def addmm(c: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`mm` with something added."""
+    if not beta == alpha == 1:
+        return NotImplemented
+    work = a.shape[0] * a.shape[1] * b.shape[1]
+    if _by_onednn(a, work) and c.shape == b.shape[1:]:
+        return torch.ops.pyode.linear.default(a, b.t(), c)
+    product = mm(a, b)
+    return product if product is NotImplemented else product + c
+
+
+def _by_onednn(a: Tensor, work: int) -> bool:
+    return work >= LARGE and a.dtype == torch.float32 and a.device.type == "cpu" and _has_onednn()
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Within two units in the last place, three to four times as fast as the library's."""
+    if x.dtype not in (torch.float32, torch.float64):
+        return NotImplemented
+    u = x * x
+    if x.dtype == torch.float32:
+        r = _polynomial(FLOAT32, u)
+    else:
+        r = _polynomial(NUMERATOR, u) / _polynomial(DENOMINATOR, u)
+    far = 1 - 2 / (torch.exp(2 * x.abs()) + 1)
+    return torch.where(x.abs() < NEAR, x + x * u * r, torch.where(x < 0, -far, far))
+
+
+def _polynomial(coefficients: tuple[float, ...], u: Tensor) -> Any:
+    total: Any = coefficients[-1]
+    for c in coefficients[-2::-1]:
+        total = total * u + c
+    return total
+
+
+def table() -> dict[Any, Any]:
+    """By operator, for `make_fx`."""
+    aten: Any = torch.ops.aten
+    return {aten.mm.default: mm, aten.addmm.default: addmm, aten.tanh.default: tanh}
