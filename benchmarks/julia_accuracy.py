@@ -52,6 +52,7 @@ LV_P = [4.3411475425334066, -2.0009338167918046, 1.0101206767629060, -1.39559432
 SPIRAL_P = [-38.391398364072034, -5.0377458029996868, 3.1139256306892845, -38.389081169408838]
 
 ADJOINTS: dict[str, adj.Adjoint] = {
+    "Discrete": adj.Discrete(),
     "Interpolating": adj.Interpolating(),
     "6 checkpoints": adj.Interpolating(checkpoints=6),
     "Gauss": adj.Gauss(),

@@ -113,6 +113,7 @@ class Engine(abc.ABC):
     solvers: ClassVar[frozenset[type[Solver]]]
     adjoints: ClassVar[frozenset[type[Adjoint]]]
     devices: ClassVar[frozenset[str]]
+    keeps_graphs: ClassVar[bool] = False  # with Discrete(memory=None), and evaluates nothing again
 
     def check(self, plan: Plan) -> None:
         """Refuse what this engine cannot do, before any work.

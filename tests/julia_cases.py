@@ -76,6 +76,8 @@ def spiral_gradient(solver, adjoint, dtype=F64, engine="julia"):
 
 FIXED = {kind for kind in translate.SOLVERS if not kind.adaptive}
 ADJOINTS = {
+    "discrete": adj.Discrete(),
+    "discrete, steps": adj.Discrete(memory="steps"),
     "backsolve": adj.Backsolve(on_drift="ignore"),
     "backsolve, no resync": adj.Backsolve(resync=False, on_drift="ignore"),
     "interpolating": adj.Interpolating(),
@@ -106,6 +108,8 @@ def names_of_pairs():
 def refused(kind, adjoint) -> bool:
     if isinstance(adjoint, adj.Forward):
         return kind in translate.ROSENBROCK
+    if isinstance(adjoint, adj.Discrete):
+        return kind.stiff
     return bool(translate.refusal(translate.backward_of(kind()), adjoint))
 
 
@@ -114,7 +118,7 @@ REFUSED = [(k, n, a) for k, n, a in names_of_pairs() if refused(k, a)]
 
 
 # compiling a solver takes seconds, for each dtype: by default two solvers run with every adjoint
-# in both dtypes, KenCarp4 in float64, and all the others with two adjoints
+# in both dtypes, KenCarp4 in float64, and all the others with two adjoints beside Discrete
 WHOLLY = (pyode.Tsit5, pyode.Dopri5, pyode.KenCarp4)
 
 
@@ -122,9 +126,9 @@ def often(kind, name, dtype=F64) -> bool:
     """Whether a pair is tested by default; the others are `slow`."""
     if dtype == torch.float32:
         return kind in WHOLLY[:2]
-    if kind in WHOLLY:
+    if kind in WHOLLY or name.startswith("discrete"):
         return True
-    mine = [n for k, n, _ in OFFERED if k is kind]
+    mine = [n for k, n, _ in OFFERED if k is kind and not n.startswith("discrete")]
     place = sorted({k.__name__ for k, _, _ in OFFERED}).index(kind.__name__)
     return mine.index(name) in (place % len(mine), (place + 3) % len(mine))
 

@@ -71,7 +71,8 @@ def test_timeout_forward():
     assert time.monotonic() - started < 3
 
 
-def test_timeout_backward_is_a_backward_error():
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating(), pyode.Discrete()])
+def test_timeout_backward_is_a_backward_error(adjoint):
     import time
 
     backwards = []
@@ -88,8 +89,9 @@ def test_timeout_backward_is_a_backward_error():
             return -10 * g
 
     y0 = ONE.clone().requires_grad_()
-    solve(c.LotkaVolterra(), y0)  # what is compiled the first time counts too
-    sol = solve(lambda t, y: Slow.apply(y), y0, (0.0, 10.0), timeout=0.5, engine=CALLBACK)
+    options = {"engine": CALLBACK, "adjoint": adjoint}
+    solve(c.LotkaVolterra(), y0, **options)  # what is compiled the first time counts too
+    sol = solve(lambda t, y: Slow.apply(y), y0, (0.0, 10.0), timeout=0.5, **options)
     backwards.clear()
     with pytest.raises(pyode.BackwardError) as caught:
         sol.ys.sum().backward()
@@ -122,7 +124,9 @@ def test_an_exception_in_f_is_the_same_object(kind):
     solve(c.LotkaVolterra())  # the next solve works
 
 
-@pytest.mark.parametrize("adjoint", [pyode.Interpolating(), pyode.Gauss(), pyode.Backsolve()])
+@pytest.mark.parametrize(
+    "adjoint", [pyode.Interpolating(), pyode.Gauss(), pyode.Backsolve(), pyode.Discrete()]
+)
 def test_an_exception_in_the_vjp_is_the_same_object(adjoint):
     error = MineError("mine")
 
@@ -157,13 +161,23 @@ def test_a_julia_error_inside_f():
         solve(f)
 
 
-def test_a_bad_derivative_backwards():
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating(), pyode.Discrete()])
+def test_a_bad_derivative_backwards(adjoint):
     y0 = torch.tensor([1.0], dtype=F64, requires_grad=True)
     # sqrt is finite at 0, its derivative is not
-    sol = solve(lambda t, y: torch.sqrt((y - y).abs()) - 1, y0)
+    sol = solve(lambda t, y: torch.sqrt((y - y).abs()) - 1, y0, adjoint=adjoint)
     with pytest.raises(pyode.BackwardError) as caught:
         sol.ys.sum().backward()
     assert "derivative" in str(caught.value) or "vector-Jacobian" in str(caught.value)
+    assert y0.grad is None
+
+
+def test_a_gradient_that_overflows():
+    y0 = torch.tensor([1.0], requires_grad=True)
+    sol = solve(lambda t, y: torch.sin(1e4 * y) + 1, y0, (0.0, 2.0),
+                solver=pyode.RK4(step_size=0.1), adjoint=pyode.Discrete())  # fmt: skip
+    with pytest.raises(pyode.BackwardError, match="NaN or Inf"):
+        sol.ys[-1].sum().backward()
     assert y0.grad is None
 
 
@@ -186,7 +200,7 @@ def test_backward_max_steps():
         {"solver": pyode.Tsit5(controller=pyode.PID(p=0.4))},
         {"jumps": (0.5,)},
         {"batch": "independent", "y0": torch.ones(2, 2, dtype=F64)},
-        {"adjoint": pyode.Discrete(), "y0": ONE.clone().requires_grad_()},
+        {"adjoint": pyode.Discrete(memory="1 MB"), "y0": ONE.clone().requires_grad_()},
         {"adjoint": pyode.Backsolve(on_drift="interpolate"), "y0": ONE.clone().requires_grad_()},
         {"adjoint": pyode.Interpolating(memory=10), "y0": ONE.clone().requires_grad_()},
         {"ts": (0.0, 1e-9, 2e-9, 1.0, 1.0 + 1e-9), "y0": torch.ones(2)},

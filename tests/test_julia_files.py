@@ -66,7 +66,7 @@ def test_what_is_not_registered_is_our_bug():
     with pytest.raises(RuntimeError, match="bug in pyode"):
         translate.algorithm(_solvers.Dopri8())
     with pytest.raises(RuntimeError, match="bug in pyode"):
-        translate.sensealg(_adjoints.Discrete())
+        translate.sensealg(_adjoints.Auto())
 
 
 def run(code: str, **env: str) -> subprocess.CompletedProcess:

@@ -154,8 +154,9 @@ def test_native_is_torch_to_rounding(name, dtype):
 
 
 @pytest.mark.parametrize("adjoint", [
-    pyode.Interpolating(checkpoints=3), pyode.Gauss(), pyode.Backsolve(), pyode.Quadrature()
-], ids=["checkpoints", "gauss", "backsolve", "quadrature"])  # fmt: skip
+    pyode.Interpolating(checkpoints=3), pyode.Gauss(), pyode.Backsolve(), pyode.Quadrature(),
+    pyode.Discrete(), pyode.Discrete(memory="steps"),
+], ids=["checkpoints", "gauss", "backsolve", "quadrature", "stages", "steps"])  # fmt: skip
 def test_every_adjoint(adjoint):
     shape, make = MODULES["mlp"]
     f = make().double()

@@ -36,7 +36,7 @@ solvers are compiled once: a call costs one dynamic dispatch.
 
 `sign` is -1 when time was reversed to run forwards: s = -t, du/ds = -f. `deadline` is a reading of
 `time()` after which any evaluation throws `OutOfTime`. `peak`: bytes held by the backward solve.
-`native`: compiled functions that stand for all of the above.
+`native`: compiled functions that stand for all of the above. `tape`: what sees each evaluation.
 """
 Base.@kwdef mutable struct Field{T}
     f!::Any
@@ -52,6 +52,7 @@ Base.@kwdef mutable struct Field{T}
     deadline::Float64 = Inf
     peak::Int = 0
     native::Union{Nothing, NativeField{T}} = nothing
+    tape::Union{Nothing, Tape{T}} = nothing
     memo::Memo{T} = Memo{T}(n, np)
     trouble::Trouble{T} = Trouble{T}()
 end
@@ -133,6 +134,7 @@ function (r::Rhs)(du, u, p, t)
         return nothing
     end
     hurry(field, t)
+    note!(field.tape, u, t)
     call_f!(field, du, u, field.sign * t)
     field.sign < 0 && (du .= .-du)
     watch!(field, "f", du, t)

@@ -9,6 +9,7 @@ A forward solve and what its backward pass needs.
 - `traj`: y(t), as far as it was kept
 - `dense`: whether every step was
 - `last`: the last finite state at the end of a step
+- `tape`: its steps, where they are to be differentiated
 """
 struct Forward{T, P}
     field::Field{T}
@@ -18,6 +19,7 @@ struct Forward{T, P}
     dense::Bool
     last::Vector{T}
     report::Report
+    tape::Union{Nothing, Tape{T}}
 end
 
 """
@@ -28,7 +30,9 @@ Integrate over `ts` (increasing). `keep` is
 - `"dense"`: every step with its interpolant;
 - `"outputs"`: the outputs alone;
 - `"slots"`: at most `slots` states at steps taken, evenly spread over the steps;
-- `"marks"`: the states at the last steps up to the times in `marks` (increasing).
+- `"marks"`: the states at the last steps up to the times in `marks` (increasing);
+- `"stages"`: the states at which each step evaluated f, for `discrete`;
+- `"steps"`: the state at each step, for the same.
 
 `lead` > 0: errors of the first `lead` entries and of the others are controlled apart.
 """
@@ -45,9 +49,19 @@ function forward(
     if keep == "dense"
         return dense_forward(field, prob, ts, alg, options)
     end
+    keep in ("stages", "steps") && return taped_forward(field, prob, ts, alg, options, keep)
     store = keep == "slots" ? Slots{T}(slots, prob.u0, ts[1]) :
         keep == "marks" ? Marks{T}(marks, prob.u0, ts[1]) : nothing
     return thin_forward(field, prob, ts, alg, options, store)
+end
+
+function taped_forward(field::Field{T}, prob, ts, alg, options, keep) where {T}
+    field.tape = tape = Tape{T}(tableau(alg, T), prob.u0, keep == "stages")
+    try
+        return thin_forward(field, prob, ts, alg, options, tape)
+    finally
+        field.tape = nothing
+    end
 end
 
 function dense_forward(field::Field{T}, prob, ts, alg, options) where {T}
@@ -59,7 +73,7 @@ function dense_forward(field::Field{T}, prob, ts, alg, options) where {T}
         t <= integ.t && traj(view(states, :, i), t)
     end
     ended = with_bytes(ended, held(integ.sol))
-    return Forward(field, ts, states, traj, true, last_state(integ), ended)
+    return Forward(field, ts, states, traj, true, last_state(integ), ended, nothing)
 end
 
 function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
@@ -74,7 +88,8 @@ function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
         i = searchsortedfirst(ts, t)
         i <= length(ts) && ts[i] == t && copyto!(view(states, :, i), u)
     end
-    if store === nothing
+    tape = store isa Tape ? store : nothing
+    if store === nothing || tape !== nothing
         times, kept, steps = ts, collect.(eachcol(states)), T[]
     else
         finish!(store, integ)
@@ -82,8 +97,8 @@ function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
         times, kept, steps = store.times, store.states, taken ? store.steps : T[]
     end
     traj = Trajectory(field, prob, alg, options, times, kept, steps)
-    bytes = sizeof(T) * (field.n * length(kept) + length(steps))
-    return Forward(field, ts, states, traj, false, last_state(integ), with_bytes(ended, bytes))
+    size = tape === nothing ? sizeof(T) * (field.n * length(kept) + length(steps)) : bytes(tape)
+    return Forward(field, ts, states, traj, false, last_state(integ), with_bytes(ended, size), tape)
 end
 
 last_state(integ) = copy(all(isfinite, integ.u) ? integ.u : integ.uprev)
@@ -94,6 +109,7 @@ last_state(integ) = copy(all(isfinite, integ.u) ? integ.u : integ.uprev)
 y(t) between the outputs: from the interpolant, or by solving again from the state before `t`.
 """
 function interpolate(fwd::Forward{T}, t::T) where {T}
+    fwd.tape === nothing || isempty(fwd.tape.ends) || return read_off(fwd.tape, fwd.field, t)
     (; prob, alg, options, times, states) = fwd.traj
     if fwd.dense
         y = similar(prob.u0)

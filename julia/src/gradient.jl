@@ -21,7 +21,7 @@ end
 
 Pull `g` (`n × m`, ∂L/∂u at each output) back through a forward solve.
 
-`adjoint`: "backsolve", "interpolating", "gauss" or "quadrature". `resync`: Backsolve resets y at each
+`adjoint`: "backsolve", "interpolating", "gauss", "quadrature" or "discrete". `resync`: Backsolve resets y at each
 output. `seminorm`: ∂L/∂p does not control the step. `quad_reltol`, `quad_abstol`: Quadrature's own.
 `alg` is neither a multistep method (they stay at low order after a loss time) nor Kvaerno5 (its third
 stage lies beyond the step, where y(t) may not be held).
@@ -33,6 +33,7 @@ function gradient(
     field = fwd.field
     forget!(field)
     field.trouble.what, field.peak = "", 0
+    adjoint == "discrete" && return discrete(fwd, g)
     try
         return pull_back(
             fwd, Val(Symbol(adjoint)), g, alg, options, resync, seminorm, T(quad_reltol),

@@ -68,7 +68,7 @@ options(T = Float64; tol = 1.0e-10, more...) =
 
 "The gradient of G over [0, 1] with an output in the middle, whose own gradient is zero."
 function answer(adjoint, name; T = Float64, tol = 1.0e-10, keep = "dense", slots = 0, settings...)
-    field = lv(T; fused = adjoint in ("backsolve", "interpolating"))
+    field = lv(T; fused = adjoint in ("backsolve", "interpolating", "discrete"))
     keep = adjoint == "backsolve" ? "outputs" : keep
     set = options(T; tol)
     fwd = forward(field, T[1, 1], T[0, 0.4, 1], algorithm(name), set; keep, slots)
@@ -85,3 +85,6 @@ struct Broken
     tprev::Float64
 end
 (::Broken)(out, t) = (out .= 2; nothing)
+
+"Evaluations that a step of a method rests on, its last one shared with the next step."
+stages_of_a_step(name) = Dict("BS3" => 3, "DP5" => 6, "Tsit5" => 6, "Vern7" => 9, "Vern9" => 15)[name]

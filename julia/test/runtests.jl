@@ -9,4 +9,5 @@ using Test
     include("test_gradient.jl")
     include("test_failures.jl")
     include("test_native.jl")
+    include("test_discrete.jl")
 end

@@ -45,11 +45,14 @@ const LINE = [1, 0, 1, 7, 0, 1, 1, 4, 0, 1, 1, 0, 1, 1, 1, 4, 2, 2, 4, 3, 1, 0, 
     end
 end
 
+# its vector-Jacobian product, -λ; the fused function's arrays are (dλ, dg, dy, λ, y)
+const LINE_BACK = [1, 0, 1, 7, 0, 1, 1, 4, 0, 1, 1, 0, 1, 1, 1, 4, 3, 1, 0, 4, 0, 1]
+
 "A solve of dy = -y + 2t, compiled."
 function compiled(T)
-    f = compile(T, LINE, [0.0, 2.0], [:add, :add, :neg, :mul])
-    none, table = C_NULL, Ptr{Int}(0)
-    native = NativeField{T}(f, none, none, none, none, table, false, none, 7, 0)
+    names, none, table = [:add, :add, :neg, :mul], C_NULL, Ptr{Int}(0)
+    f, fused = (compile(T, numbers, [0.0, 2.0], names) for numbers in (LINE, LINE_BACK))
+    native = NativeField{T}(f, none, none, fused, none, table, false, none, 7, 0)
     return Field{T}(; f! = nothing, n = 7, np = 0, native)
 end
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .._clock import Clock
     from .native.field import Native
 
+FUSED = (adj.Discrete, adj.Interpolating, adj.Backsolve)  # one call gives f and both vjps
+
 
 class Bridge:
     """One forward solve and its backward ones.
@@ -43,7 +45,7 @@ class Bridge:
         self.eps = torch.finfo(self.dtype).eps
         p = sum(plan.field.sizes) if rhs is plan.field else 0
         self.callbacks = Callbacks(rhs, size, p, self.dtype)
-        fused = isinstance(plan.adjoint, (adj.Interpolating, adj.Backsolve))
+        fused = isinstance(plan.adjoint, FUSED)
         name = str(self.dtype).removeprefix("torch.")
         setup = Setup(name, size, p, self.sign, self.times, fused)
         self.native = native
@@ -104,7 +106,7 @@ def _functions(plan: Plan, fused: bool) -> frozenset[str]:
     wanted = {"f"}
     if plan.solver.stiff:
         wanted |= {"vjp", "vjp_t"}
-    if plan.needs and isinstance(plan.adjoint, adj.Continuous):
+    if plan.needs and isinstance(plan.adjoint, (adj.Continuous, adj.Discrete)):
         stiff = backward_solver(plan).stiff
         wanted |= {"fused"} if fused else {"vjp", "vjp_p"}
         wanted |= {"vjp", "vjp_p"} if stiff else set()

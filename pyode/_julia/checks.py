@@ -104,23 +104,18 @@ def _mind_order(argument: str, solver: s.AdaptiveSolver) -> None:
 
 def _check_adjoint(plan: Plan) -> None:
     adjoint: Any = plan.adjoint
-    if isinstance(adjoint, adj.Discrete):
-        raise GradientUnavailable(
-            f"`adjoint` got {adjoint!r}: engine 'julia' differentiates the equation, not the steps "
-            "taken. Pass adjoint=Interpolating(), Gauss(), Quadrature(), Backsolve() or Forward(), "
-            "or engine='torch'."
-        )
     if isinstance(adjoint, adj.Forward):
         _check_forward(plan)
         return
-    if not isinstance(adjoint, adj.Continuous):
+    if not isinstance(adjoint, (adj.Continuous, adj.Discrete)):
         return
     backward = backward_solver(plan)
     if type(backward) not in SOLVERS:
         raise GradientUnavailable(
             f"the adjoint's `solver` got {backward!r}. Pass one of: {names(SOLVERS)}."
         )
-    _check_solver("solver of the adjoint", backward)
+    if isinstance(adjoint, adj.Continuous):
+        _check_solver("solver of the adjoint", backward)
     _check_backsolve(adjoint)
     why = refusal(backward, adjoint)
     if why:

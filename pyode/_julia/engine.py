@@ -146,13 +146,16 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     stats.accepted, stats.rejected = report.accepted, report.rejected
     stats.peak_bytes = report.bytes
     _count(stats, solved.counts)
-    tape = Tape(rows[:, :n].contiguous() if wide else rows, bridge)
+    ys = rows[:, :n].contiguous() if wide else rows
+    # with Discrete the caller may write into what is returned
+    own = isinstance(plan.adjoint, adj.Discrete) and "ts" in plan.needs
+    tape = Tape(ys.clone() if own else ys, bridge)
     if wide:
         tape.sensitivities = rows[:, n:].reshape(len(rows), n, -1)
     failure = None
     if not report.ok:
         failure = forward_failure(plan, rhs, report, solved.trouble, torch.from_numpy(solved.last))
-    return Result(tape.ys, tape, _Dense(bridge, n), failure)
+    return Result(ys, tape, _Dense(bridge, n), failure)
 
 
 def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
@@ -204,7 +207,7 @@ def _account(plan: Plan, bridge: Bridge, found: Pulled) -> None:
             stacklevel=2,
         )
     budget = getattr(adjoint, "memory", None)
-    if budget is not None and stats.peak_bytes > budget:
+    if isinstance(budget, int) and stats.peak_bytes > budget:
         warnings.warn(
             f"`memory` is {budget} B and {stats.peak_bytes} B were held: the states between two "
             "checkpoints, kept dense, took the rest. Raise memory, or use engine='torch', whose "

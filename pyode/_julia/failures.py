@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._adjoints import Discrete
 from .._engine import Plan
 from .._errors import (
     BackwardError,
@@ -190,6 +191,12 @@ def _words(plan: Plan, report: Report, trouble: Trouble) -> tuple[str, str, str]
             f"the quadrature of ∂L/∂θ stayed {report.top:.3g} tolerances off.",
             "λ or ∂f/∂θ changes faster than the backward steps show",
             "Interpolating(), or smaller tolerances in the adjoint.",
+        )
+    if isinstance(plan.adjoint, Discrete):
+        return (
+            f"the gradient became NaN or Inf at {at}.",
+            "it outgrew its dtype",
+            "scale the loss.",
         )
     return (
         f"SciML's return code is {report.code} at {at}.",

@@ -231,6 +231,14 @@ def translated(err: Any) -> Exception:
             cause="a fault of OrdinaryDiffEqCore after 3.10 (steps cut short by an output time)",
             hint="adjoint=Interpolating() or Quadrature(), or OrdinaryDiffEqCore 3.10.",
         )
+    if kind in ("StepNotSeen", "NotReadable"):
+        where = f" at t={value.t:g}" if kind == "StepNotSeen" else f" ({value.name})"
+        return JuliaEngineError(
+            f"OrdinaryDiffEq's steps{where} are not those of the tableau that was read off it: "
+            "Discrete would be wrong. Pass adjoint=Interpolating() or Gauss(), or use "
+            "OrdinaryDiffEqCore 3.10.",
+            kind,
+        )
     text = str(err)
     message = text.split("\nStacktrace")[0].strip()
     stack = text.removeprefix(message).strip()

@@ -15,7 +15,7 @@ class Storage:
 
     Attributes:
         text: the plan in words.
-        keep: "dense", "outputs", "slots" or "marks", as PyODE.jl calls it.
+        keep: "dense", "outputs", "slots", "marks", "stages" or "steps", as PyODE.jl calls it.
         slots: states held, for "slots".
         marks: times in the direction of the solve, for "marks".
     """
@@ -38,6 +38,10 @@ def decide(plan: Plan) -> Storage:
     if isinstance(adjoint, adj.Forward):
         n, p = plan.layout.size, sum(plan.field.sizes)
         return Storage(f"forward: {n} x {n + p} sensitivities are integrated; nothing is kept")
+    if isinstance(adjoint, adj.Discrete):
+        if adjoint.memory is None:
+            return Storage("discrete: every step's states are kept, stage by stage", "stages")
+        return Storage("discrete: every step's state is kept, its stages are solved again", "steps")
     if not isinstance(adjoint, adj.Stored):
         return Storage(f"{adjoint.name}: nothing but the outputs is kept")
     if adjoint.memory is None and adjoint.checkpoints is None:

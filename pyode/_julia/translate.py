@@ -47,10 +47,11 @@ for _kind, _name in _NAMES.items():
 
 @functools.singledispatch
 def sensealg(adjoint: adj.Adjoint) -> str:
-    """SciMLSensitivity's name of an adjoint; empty for what is not its own."""
+    """PyODE.jl's name of an adjoint; empty for what it has no part in."""
     raise RuntimeError(f"bug in pyode: the julia engine has no {type(adjoint).__name__}")
 
 
+sensealg.register(adj.Discrete, lambda adjoint: "discrete")  # which is ours, not SciML's
 sensealg.register(adj.Backsolve, lambda adjoint: "backsolve")
 sensealg.register(adj.Interpolating, lambda adjoint: "interpolating")
 sensealg.register(adj.Gauss, lambda adjoint: "gauss")
@@ -58,7 +59,9 @@ sensealg.register(adj.Quadrature, lambda adjoint: "quadrature")
 sensealg.register(adj.Forward, lambda adjoint: "")  # sensitivities are part of the state
 
 SOLVERS = frozenset(_NAMES)
-ADJOINTS = frozenset({adj.Backsolve, adj.Interpolating, adj.Gauss, adj.Quadrature, adj.Forward})
+ADJOINTS = frozenset(
+    {adj.Discrete, adj.Backsolve, adj.Interpolating, adj.Gauss, adj.Quadrature, adj.Forward}
+)
 
 
 def backward_of(solver: s.Solver) -> s.Solver:
@@ -78,6 +81,8 @@ def backward_of(solver: s.Solver) -> s.Solver:
 def backward_solver(plan: Plan) -> s.Solver:
     """The solver of a plan's backward pass."""
     adjoint: Any = plan.adjoint
+    if isinstance(adjoint, adj.Discrete):
+        return plan.solver
     found = reverse_solver(plan)
     return found if adjoint.solver is not None else backward_of(found)
 
@@ -117,6 +122,8 @@ def tolerances(solver: s.Solver, eps: float) -> tuple[float, float]:
 
 def refusal(backward: s.Solver, adjoint: adj.Adjoint) -> str:
     """Why a backward solver and an adjoint are refused, and what to pass; empty if they are not."""
+    if isinstance(adjoint, adj.Discrete):
+        return _not_transposed(backward, adjoint)
     budget = isinstance(adjoint, adj.Stored) and (adjoint.memory or adjoint.checkpoints)
     if isinstance(backward, FORWARD_ONLY):
         why = (
@@ -137,4 +144,20 @@ def refusal(backward: s.Solver, adjoint: adj.Adjoint) -> str:
         )
     if budget and isinstance(adjoint, adj.Quadrature):
         return "Quadrature keeps both solutions dense. Pass Gauss(memory=...) or memory=None."
+    return ""
+
+
+def _not_transposed(solver: s.Solver, adjoint: adj.Discrete) -> str:
+    """Why the steps of a solver are not differentiated, and what to pass."""
+    if solver.stiff:
+        return (
+            "implicit steps are not differentiated by engine 'julia'. Pass adjoint=Gauss() or "
+            "Interpolating(), an explicit solver, or Kvaerno5 with engine='torch'."
+        )
+    if adjoint.memory not in (None, "steps"):
+        return (
+            "engine 'julia' keeps every step, with its stages or without them. Pass Discrete(), "
+            "Discrete(memory='steps') or Interpolating(memory=...), or engine='torch', which "
+            "keeps any budget."
+        )
     return ""

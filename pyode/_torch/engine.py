@@ -65,6 +65,7 @@ class Torch(Engine):
         {adj.Discrete, adj.Backsolve, adj.Interpolating, adj.Gauss, adj.Quadrature, adj.Forward}
     )
     devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+    keeps_graphs: ClassVar[bool] = True
     watch: Watch | None = None
     watch_backward: Watch | None = None
     compile: bool = False

@@ -33,8 +33,9 @@ def resolve(plan: Plan, y0: Tensor) -> Plan:
 
     1. All graphs fit: `Discrete()`, exact and fastest. 2. The states of all steps fit:
     `Discrete(memory="steps")`. 3. Neither fits and the meter predicts a drift of at most 100
-    tolerances: `Backsolve()`. 4. Else `Discrete` with the memory there is, by checkpointing. With
-    an engine that has no Discrete: Interpolating, or Gauss for many parameters, by the same rules.
+    tolerances: `Backsolve()`. 4. Else `Discrete` with the memory there is, by checkpointing; with
+    engine "julia" Interpolating. Its implicit solvers, which have no Discrete: Interpolating, or
+    Gauss for many parameters, by the same rules.
 
     Args:
         plan: with `Auto` as adjoint.
@@ -80,7 +81,8 @@ class _Case:
 
     def __init__(self, plan: Plan, y0: Tensor):
         self.plan, self.y0 = plan, y0
-        self.exact = Discrete in plan.engine.adjoints
+        self.graphs = plan.engine.keeps_graphs
+        self.exact = Discrete in plan.engine.adjoints and (self.graphs or not plan.solver.stiff)
         known = type(plan.solver) in TABLEAUS
         self.stages = tableau_of(plan.solver).stages if known else STAGES
         self.graph = graph_bytes(plan.field, plan.times.values[0], y0)
@@ -117,7 +119,7 @@ class _Case:
         if self.exact:
             replay = self.stages * (self.graph + state)
             by_steps = (Discrete(memory="steps"), self.steps * state + replay)
-            graphs = (Discrete(), self.steps * replay)
+            graphs = (Discrete(), self.steps * (replay if self.graphs else self.stages * state))
             return (by_steps if self.plan.solver.stiff else graphs), by_steps
         many = sum(self.plan.field.sizes) > MANY * self.plan.layout.size
         kind = Gauss if many and Gauss in self.plan.engine.adjoints else Interpolating
@@ -127,7 +129,7 @@ class _Case:
     def short(self, budget: int) -> Adjoint:
         """Checkpoints in the budget, less one step's graph where the step is differentiated."""
         state = self.plan.state_bytes
-        if not self.exact:
+        if not self.exact or not self.graphs:
             return Interpolating(memory=max(budget, 3 * state))
         left = budget - self.stages * (self.graph + state)
         return Discrete(memory=max(int(left), 3 * state))

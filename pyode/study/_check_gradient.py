@@ -82,7 +82,7 @@ def check_gradient(
         f, y0, times, tight(solver, y0, dtype), loss, theta,
         max_steps=100 * max_steps, timeout=timeout,
     )  # fmt: skip
-    exact = isinstance(adjoint, Discrete) and not solver.stiff
+    exact = isinstance(adjoint, Discrete) and not solver.stiff and sol.plan.engine.keeps_graphs
     held = frozen(f, y0, times, same_steps(solver, sol), loss, theta, **options)
     allowed = _allowed(held, sharp, solver, adjoint, tol, dtype)
     if not exact:
