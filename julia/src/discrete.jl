@@ -111,7 +111,8 @@ end
 function cotangent!(back::Transposed{T}, h, j, last, inner) where {T}
     (; λ, outputs, μ, live) = back
     (; a, b) = back.tape.tableau
-    any = inner || b[j] != 0
+    inner = inner && any(!iszero, view(outputs, :, j))
+    used = inner || b[j] != 0
     weight = h * b[j]
     @inbounds @simd for k in eachindex(back.a)
         back.a[k] = weight * λ[k]
@@ -120,9 +121,9 @@ function cotangent!(back::Transposed{T}, h, j, last, inner) where {T}
     for m in (j + 1):last
         live[m] && a[m, j] != 0 || continue
         add!(back.a, h * a[m, j], view(μ, :, m))
-        any = true
+        used = true
     end
-    return any
+    return used
 end
 
 "What the outputs inside step `n` put on its stages; returns the last output before the step."
