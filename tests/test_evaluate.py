@@ -10,6 +10,7 @@ import torch
 import pyode
 from pyode import train as pt
 from pyode.cli import main
+from pyode.train._reported import labels
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,13 @@ def test_report_has_reported_and_measured_side_by_side(runs, tmp_path, capsys):
     page = out.with_suffix(".html").read_text()
     assert page.count("data:image/png") == 3
     assert f"{accuracy:.4f}" in page
+
+
+def test_labels_tell_runs_on_other_numbers_of_samples_apart(runs, tmp_path):
+    _, run, _ = runs
+    fewer = pt.train(run.config.changed(epochs=1, limit=100), tmp_path)
+    assert labels([run, run]) == ["augmented", "augmented"]
+    assert labels([run, fewer]) == ["augmented (400)", "augmented (100)"]
 
 
 def test_report_leaves_out_what_has_not_ended(tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._experiments import EXPERIMENTS
-from ._reported import command, final, find_runs, label, results, tables
+from ._reported import command, final, find_runs, labels, results, tables
 from ._run import Run
 
 if TYPE_CHECKING:
@@ -92,13 +92,13 @@ def _curves(runs: list[Run]) -> Figure:
     left, right = figure.subplots(1, 2)
     accurate = all("test_accuracy" in run.rows()[-1] for run in runs)
     name = "test_accuracy" if accurate else "test_loss"
-    for run in runs:
+    for run, label in zip(runs, labels(runs), strict=True):
         frame: Any = run.to_pandas()
         marker = "o" if len(frame) < 20 else ""
-        left.plot(frame["epoch"], frame[name], marker=marker, ms=3, label=label(run))
+        left.plot(frame["epoch"], frame[name], marker=marker, ms=3, label=label)
         if frame["nfe_forward"].iloc[-1] > 0:
             (line,) = right.plot(
-                frame["epoch"], frame["nfe_forward"], marker=marker, ms=3, label=label(run)
+                frame["epoch"], frame["nfe_forward"], marker=marker, ms=3, label=label
             )
             right.plot(frame["epoch"], frame["nfe_backward"], "--", color=line.get_color())
     left.set(xlabel="epoch", ylabel=name.replace("_", " "))
@@ -117,11 +117,12 @@ def _confusions(runs: list[Run]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.0 * len(runs), 2.9), layout="constrained")
-    for ax, run in zip(np.atleast_1d(figure.subplots(1, len(runs))), runs, strict=True):
+    axes = np.atleast_1d(figure.subplots(1, len(runs)))
+    for ax, run, label in zip(axes, runs, labels(runs), strict=True):
         table = np.array([list(row) for row in final(run)["test_confusion"]])
         part = table / np.maximum(table.sum(1, keepdims=True), 1)
         ax.imshow(part, cmap="Blues", vmin=0, vmax=1)
-        ax.set_title(label(run), fontsize=8)
+        ax.set_title(label, fontsize=8)
         ax.set(xlabel="predicted", ylabel="true")
         if len(table) <= 5:
             for i, j in np.ndindex(*table.shape):

@@ -154,6 +154,14 @@ def tables(folders: Sequence[str | pathlib.Path]) -> list[tuple[dict[str, str], 
     return found
 
 
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A label of each run, with the number of training samples where that differs."""
+    counts = [run.facts().get("train", {}).get("samples") for run in runs]
+    if len(set(counts)) == 1:
+        return [label(run) for run in runs]
+    return [f"{label(run)} ({count})" for run, count in zip(runs, counts, strict=True)]
+
+
 def label(run: Run) -> str:
     """Model, regularisers, split, data and adjoint, as far as they tell runs apart."""
     config = run.config
