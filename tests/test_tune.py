@@ -31,11 +31,16 @@ def test_a_grid_is_one_table_and_does_not_run_twice(tmp_path):
     assert sorted(tmp_path.glob("*-reflection-*")) == folders
     assert again["test_loss"].tolist() == frame["test_loss"].tolist()
     mean = pt.over_seeds(frame)
+    assert mean["adjoint"].tolist() == ["discrete", "backsolve"]
     assert mean["runs"].tolist() == [2, 2]
     assert mean["outcome"].tolist() == ["success", "success"]
+    shown = pt.compact(mean)
+    assert not [name for name in shown if name.endswith(("_mean", "_std"))]
+    values = [mean[f"nfe_backward_{what}"][0] for what in ("mean", "std")]
+    assert shown["nfe_backward"][0] == f"{values[0]:.4g} ± {values[1]:.2g}"
     backsolve = frame[frame["adjoint"] == "backsolve"]
     for name in ("test_loss", "nfe_backward", "solve_bytes"):
-        assert mean[f"{name}_mean"].iloc[0] == pytest.approx(backsolve[name].mean())
+        assert mean[f"{name}_mean"][1] == pytest.approx(backsolve[name].mean())
 
 
 def test_a_grid_reads_runs_that_were_made_before_a_setting_was_there(tmp_path):

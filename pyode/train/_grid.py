@@ -125,7 +125,9 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         c for c in frame.select_dtypes("number")
         if str(c).startswith(("train_", "test_", "valid_")) or c in COSTS
     ]  # fmt: skip
-    grouped: Any = frame.groupby(others, dropna=False) if others else frame.groupby(lambda i: 0)
+    grouped: Any = (
+        frame.groupby(others, dropna=False, sort=False) if others else frame.groupby(lambda i: 0)
+    )
     table = grouped[numbers].agg(["mean", "std"])
     table.columns = [f"{a}_{b}" for a, b in table.columns]
     table.insert(0, "runs", grouped["outcome"].agg(lambda each: (each == "success").sum()))

@@ -132,7 +132,8 @@ def _confusions(runs: list[Run]) -> Figure:
 
 
 def compact(frame: Any) -> pd.DataFrame:
-    """A table as text: without columns that say nothing, numbers to four figures."""
+    """A table as text: without columns that say nothing, numbers to four figures, means ± std."""
+    frame = _with_spread(frame)
     kept = [c for c in frame if c not in HIDDEN and frame[c].notna().any()]
 
     def cell(value: Any) -> str:
@@ -141,6 +142,19 @@ def compact(frame: Any) -> pd.DataFrame:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     return frame[kept].map(cell)
+
+
+def _with_spread(frame: Any) -> Any:
+    """`NAME_mean` and `NAME_std` as one column NAME."""
+    made: dict[Any, Any] = {}
+    for name in frame:
+        stem = str(name).removesuffix("_mean")
+        if f"{stem}_std" in frame and stem != name:
+            pairs = zip(frame[name], frame[f"{stem}_std"], strict=True)
+            made[stem] = [f"{m:.4g} ± {s:.2g}" if s == s else m for m, s in pairs]
+        elif f"{str(name).removesuffix('_std')}_mean" not in frame:
+            made[name] = frame[name]
+    return type(frame)(made)
 
 
 def _markdown(page: list[Any], out: pathlib.Path) -> str:
