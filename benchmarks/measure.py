@@ -13,7 +13,7 @@ import signal
 import statistics
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ from runners_julia import julia_rows
 from runners_pyode import pyode_rows
 from runners_torch import torchdiffeq_rows, torchode_rows
 from workloads import Workload
+
+
+SERIES = 0.05  # seconds of runs in a row, as in a training
 
 
 def all_rows() -> list[Row]:
@@ -182,7 +185,11 @@ def prepare(row: Row, case: Case, limit: float, clock: str = "wall") -> Record:
 def in_turns(
     records: list[Record], repeats: int, seconds: float, least: int, clock: str = "wall"
 ) -> None:
-    """Time A B C … A B C …, each turn from another start; a row stops after its `seconds`."""
+    """Time A B C … A B C …, each turn from another start; a row stops after its `seconds`.
+
+    A turn of a row is one run that is not timed, for processor caches that hold the row before,
+    and then runs for SERIES seconds, at least one; their mean is the turn's time.
+    """
     now = time.process_time if clock == "cpu" else time.perf_counter
     ready = [r for r in records if not r.failure and r.job is not None]
     for turn in range(repeats):
@@ -197,13 +204,23 @@ def in_turns(
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    started = now()
-                    record.job.run()
-                    record.times.append(now() - started)
+                    record.times.append(series(record.job, now))
             except Exception as err:
                 record.failure = f"fails now and then: {type(err).__name__}"
             finally:
                 gc.enable()
+
+
+def series(job: Job, now: Callable[[], float]) -> float:
+    """Mean seconds of a run, in a row of them."""
+    started = now()
+    job.run()
+    warm = now() - started
+    runs = max(1, min(100, round(SERIES / max(warm, 1e-6))))
+    started = now()
+    for _ in range(runs):
+        job.run()
+    return (now() - started) / runs
 
 
 def status(name: str) -> int:

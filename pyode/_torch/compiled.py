@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -172,7 +173,7 @@ class CompiledMethod(Method):
 
     def numbers(self, t0: float, t1: float) -> Tensor:
         """Everything of a step that is a number."""
-        return torch.tensor((t0, t1, *self.tolerances), dtype=torch.float64)
+        return torch.from_numpy(np.array((t0, t1, *self.tolerances)))
 
     def attempt(
         self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor
@@ -202,6 +203,8 @@ class CompiledMethod(Method):
         if self.spans is None:
             return super().error(h, k, y0, y1, norm)
         sizes, m = self.sizes.tolist(), len(self.spans)
+        if len(sizes) == 1:
+            return sizes[0] * abs(h)
         each = [largest([0.0, *sizes[i : i + m]]) * abs(h) for i in range(0, len(sizes), m or 1)]
         return joined(each) if each else 0.0
 

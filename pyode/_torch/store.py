@@ -29,7 +29,10 @@ class Store:
 
     def offer(self, index: int, state: Tensor) -> None:
         """Take the state at `index`, which is after every state held."""
-        if self.slots is None or len(self.states) < self.slots:
+        if self.slots is None:
+            self.states[index] = state
+            self.peak = len(self.states)
+        elif len(self.states) < self.slots:
             self._push(index, 0, state)
         elif self._spare:
             del self.states[self._spare.pop()]
@@ -50,7 +53,7 @@ class Store:
 
     def restart(self, index: int) -> int:
         """Forget the states after `index`, and say which held one is the last before it."""
-        if index in self.states and self.slots is None:
+        if self.slots is None:
             return index
         self._drop_after(index)
         return max(self._active[-1][0], self._spare[-1] if self._spare else 0)
