@@ -26,7 +26,6 @@ from runners_pyode import pyode_rows
 from runners_torch import torchdiffeq_rows, torchode_rows
 from workloads import Workload
 
-
 SERIES = 0.05  # seconds of runs in a row, as in a training
 
 
