@@ -12,8 +12,8 @@ sensealg(::Val{:gauss}) = GaussAdjoint(autojacvec = INERT, checkpointing = false
 sensealg(::Val{:quadrature}) = QuadratureAdjoint(autojacvec = INERT)
 
 "∂L/∂u(t_i), computed before: SciML's `u` here is a buffer it reuses, and is not looked at."
-struct LossGradient{T}
-    g::Matrix{T}
+struct LossGradient{M}
+    g::M
 end
 (loss::LossGradient)(out, u, p, t, i) = (copyto!(out, view(loss.g, :, i)); nothing)
 
@@ -24,9 +24,9 @@ The Jacobian of an adjoint's right-hand side with respect to its own state.
 Backsolve's y (second derivatives of f) is left out: Newton's iteration converges without it, a
 Rosenbrock method would lose its order, and is refused with Backsolve.
 """
-struct AdjointJac{T, P}
-    field::Field{T}
-    traj::Trajectory{T, P}
+struct AdjointJac{T, F, Y}
+    field::F
+    traj::Y
     params::Bool
     backsolve::Bool
     y::Vector{T}
@@ -61,9 +61,9 @@ end
 The derivative of an adjoint's right-hand side with respect to time, by differences of second order
 that stay in the interval y(t) is held of: a Rosenbrock method needs it.
 """
-struct AdjointTgrad{T, S, P}
+struct AdjointTgrad{T, S, Y}
     sense::S
-    traj::Trajectory{T, P}
+    traj::Y
     near::Vector{T}
     far::Vector{T}
 end
@@ -126,7 +126,6 @@ only_one(jumps) = jumps
 "The groups of an adjoint state whose errors are controlled."
 function adjoint_norm(kind, n, np, seminorm)
     λ, g, y = 1:n, (n + 1):(n + np), (n + np + 1):(2n + np)
-    kind isa Union{Val{:gauss}, Val{:quadrature}} && return GroupNorm([λ])
-    groups = seminorm ? [λ] : [λ, g]
-    return GroupNorm(kind isa Val{:backsolve} ? [groups..., y] : groups)
+    kind isa Union{Val{:gauss}, Val{:quadrature}} && return GroupNorm(λ)
+    return GroupNorm(λ, seminorm ? (1:0) : g, kind isa Val{:backsolve} ? y : (1:0))
 end

@@ -1,14 +1,16 @@
 # What crosses to a caller in another language: addresses, numbers and names, never arrays.
 
 """
-    Addressed(pointer)
+    Addressed(pointer, place)
 
 A C function `int (a1, ..., a5, t)` of the addresses of up to five arrays and a time; 1 means that
 all went well. Views of the arrays are the caller's to cache by address: SciML hands over few
-buffers, again and again.
+buffers, again and again. On a device both sides wait: what is pending on the arrays is done when the
+function is called, and when it returns.
 """
-struct Addressed
+struct Addressed{P}
     pointer::Ptr{Cvoid}
+    place::P
 end
 
 (a::Addressed)(x, y, t) = GC.@preserve x y cross(a, t, address(x), address(y))
@@ -19,6 +21,7 @@ end
 )
 
 function cross(a::Addressed, t, v, w, x = 0, y = 0, z = 0)
+    settle(a.place)
     went = ccall(
         a.pointer, Cint, (Int64, Int64, Int64, Int64, Int64, Float64), v, w, x, y, z, Float64(t),
     )
@@ -28,26 +31,32 @@ end
 
 function address(x::AbstractArray)
     stride(x, 1) == 1 || throw(ArgumentError("an array of stride $(stride(x, 1)) crossed over"))
-    return Int(pointer(x))
+    return Int(UInt(pointer(x)))
 end
 
 const TYPES = Dict("float32" => Float32, "float64" => Float64)
 
-"A copy of `n` numbers at an address."
-read_vector(T, at, n) = copy(unsafe_wrap(Array, Ptr{T}(at), n))
-read_matrix(T, at, n, m) = copy(unsafe_wrap(Array, Ptr{T}(at), (n, m)))
+"A copy of numbers at an address."
+read_vector(T, at, n, place = Host()) = copy(wrap(place, T, at, n))
+read_matrix(T, at, n, m, place = Host()) = copy(wrap(place, T, at, n, m))
 
 "Write an array to an address."
-write_to(at, x::Array{T}) where {T} = (unsafe_copyto!(Ptr{T}(at), pointer(x), length(x)); nothing)
+write_to(at, x::AbstractArray{T}, place = Host()) where {T} =
+    (copyto!(wrap(place, T, at, length(x)), x); nothing)
+
+"A place by the name of its kind."
+place_of(kind, index) = place(Val(Symbol(String(kind))), index)
 
 "A `Field` whose callables are C functions at addresses; 0 for one that is not there."
-function field_of(type, n, np, sign, f, vjp, vjp_p, fused, jac, jacs, tgrad)
+function field_of(place, type, n, np, sign, f, vjp, vjp_p, fused, jac, jacs, tgrad)
     T = TYPES[String(type)]
-    wrap(call) = call == 0 ? nothing : Addressed(Ptr{Cvoid}(call))
-    return Field{T}(;
-        f! = wrap(f), vjp! = wrap(vjp), vjp_p! = wrap(vjp_p), fused! = wrap(fused),
-        jac! = wrap(jac), jacs! = wrap(jacs), tgrad! = wrap(tgrad), n, np, sign = T(sign),
-    )
+    at(call) = call == 0 ? nothing : Addressed(Ptr{Cvoid}(call), place)
+    return inside(place) do
+        Field{T}(;
+            f! = at(f), vjp! = at(vjp), vjp_p! = at(vjp_p), fused! = at(fused), jac! = at(jac),
+            jacs! = at(jacs), tgrad! = at(tgrad), n, np, sign = T(sign), place,
+        )
+    end
 end
 
 "A `Field` of compiled functions at addresses; `table` is that of their memory."
@@ -74,15 +83,18 @@ function forward_at(
         field::Field{T}, u0, ts, m, name, settings, count, keep, slots, marks, marked, ys, lead, last,
         deadline,
     ) where {T}
-    field.deadline = deadline
+    field.deadline, place = deadline, field.place
     times = T.(read_vector(Float64, ts, m))
-    fwd = forward(
-        field, read_vector(T, u0, field.n), times, algorithm(name),
-        options_of(field, settings, count); keep = String(keep), slots, lead,
-        marks = T.(read_vector(Float64, marks, marked)),
-    )
-    write_to(ys, fwd.states)
-    write_to(last, fwd.last)
+    fwd = inside(place) do
+        fwd = forward(
+            field, read_vector(T, u0, field.n, place), times, algorithm(name),
+            options_of(field, settings, count); keep = String(keep), slots, lead,
+            marks = T.(read_vector(Float64, marks, marked)),
+        )
+        write_to(ys, fwd.states, place)
+        write_to(last, fwd.last, place)
+        return fwd
+    end
     return fwd, facts(fwd.report), facts(field.trouble), counted!(field.native)
 end
 
@@ -91,16 +103,19 @@ function gradient_at(
         fwd::Forward{T}, adjoint, g, name, settings, count, resync, seminorm, quad_reltol,
         quad_abstol, λ, p, deadline,
     ) where {T}
-    field = fwd.field
+    field, place = fwd.field, fwd.field.place
     field.deadline = deadline
-    loss = read_matrix(T, g, field.n, length(fwd.ts))
     counted!(field.native)
-    found = gradient(
-        fwd, String(adjoint), loss, algorithm(name), options_of(field, settings, count);
-        resync, seminorm, quad_reltol, quad_abstol,
-    )
-    write_to(λ, found.λ)
-    write_to(p, found.p)
+    found = inside(place) do
+        loss = read_matrix(T, g, field.n, length(fwd.ts), place)
+        found = gradient(
+            fwd, String(adjoint), loss, algorithm(name), options_of(field, settings, count);
+            resync, seminorm, quad_reltol, quad_abstol,
+        )
+        write_to(λ, found.λ, place)
+        write_to(p, found.p, place)
+        return found
+    end
     return facts(found.report), facts(field.trouble), counted!(field.native), found.estimate,
         field.peak, length(found.drift), found.drift
 end
@@ -114,8 +129,12 @@ compile_at(type, numbers, count, constants, many, names) = Int(
 )
 
 "y(t), written to an address."
-interpolate_at(fwd::Forward{T}, t, at, deadline) where {T} =
-    (fwd.field.deadline = deadline; write_to(at, interpolate(fwd, T(t))))
+function interpolate_at(fwd::Forward{T}, t, at, deadline) where {T}
+    (; place) = fwd.field
+    fwd.field.deadline = deadline
+    inside(() -> write_to(at, interpolate(fwd, T(t)), place), place)
+    return nothing
+end
 
 "A report as a tuple of plain values."
 facts(r::Report) = (r.code, r.t, r.dt, r.top, r.accepted, r.rejected, r.bytes)

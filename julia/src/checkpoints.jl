@@ -1,35 +1,35 @@
 # Checkpoints: states at steps taken, by count (thinned while the solve runs) or by times.
 
 """
-    Slots{T}(limit, u0, t0)
+    Slots(limit, u0, t0)
 
 Holds at most `limit` states, evenly spread over the accepted steps: when it is full, every other
 one is dropped and from then on only every `stride`-th step is kept. The first is always held.
 `steps`: the times of all.
 """
-mutable struct Slots{T}
+mutable struct Slots{T, V}
     limit::Int
     stride::Int
     times::Vector{T}
-    states::Vector{Vector{T}}
+    states::Vector{V}
     steps::Vector{T}
 end
-Slots{T}(limit, u0, t0) where {T} = Slots{T}(limit, 1, T[t0], [Vector{T}(u0)], T[])
+Slots(limit, u0, t0) = Slots(limit, 1, [t0], [copy(u0)], typeof(t0)[])
 
 (::Slots)(u, t, integ) = true
 
 """
-    Marks{T}(marks, u0, t0)
+    Marks(marks, u0, t0)
 
 Holds the states at the last steps up to given times, in increasing order. `steps`: the times of all.
 """
-struct Marks{T}
+struct Marks{T, V}
     marks::Vector{T}
     times::Vector{T}
-    states::Vector{Vector{T}}
+    states::Vector{V}
     steps::Vector{T}
 end
-Marks{T}(marks, u0, t0) where {T} = Marks{T}(copy(marks), T[t0], [Vector{T}(u0)], T[])
+Marks(marks, u0, t0) = Marks(copy(marks), [t0], [copy(u0)], typeof(t0)[])
 
 (::Marks)(u, t, integ) = true
 

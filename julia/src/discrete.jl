@@ -10,8 +10,8 @@ step's end: a_i = h (b_i λ + Σ_{j>i} a[j, i] μ_j + Σ_θ w_i(θ) g_θ) and λ
 A chained method's first stage is pulled back together with the last one of the step before, which is
 f at the same place: `link` is its cotangent until then.
 """
-struct Transposed{T}
-    field::Field{T}
+struct Transposed{T, F}
+    field::F
     tape::Tape{T}
     λ::Vector{T}
     link::Vector{T}
@@ -32,7 +32,7 @@ function Transposed(field::Field{T}, tape) where {T}
     (; n, np) = field
     s, again = stages(tape.tableau), tape.whole ? 0 : stages(tape.tableau)
     state(m...) = zeros(T, n, m...)
-    return Transposed{T}(
+    return Transposed{T, typeof(field)}(
         field, tape, state(), state(), state(s), state(s), fill(false, s), zeros(T, s), state(),
         state(), zeros(T, np), state(), zeros(T, np), state(again), state(again),
     )

@@ -1,17 +1,19 @@
 # A right-hand side with its derivatives, as SciML asks for them.
 
 "The last fused evaluation: SciML asks for vjp, vjp_p and f at the same point one after another."
-mutable struct Memo{T}
+mutable struct Memo{T, V}
     full::Bool
     t::T
-    u::Vector{T}
-    λ::Vector{T}
-    dλ::Vector{T}
-    dg::Vector{T}
-    dy::Vector{T}
+    u::V
+    λ::V
+    dλ::V
+    dg::V
+    dy::V
 end
-Memo{T}(n, np) where {T} =
-    Memo{T}(false, zero(T), zeros(T, n), zeros(T, n), zeros(T, n), zeros(T, np), zeros(T, n))
+function Memo{T}(place, n, np) where {T}
+    state() = zeros_at(place, T, n)
+    return Memo(false, zero(T), state(), state(), state(), zeros_at(place, T, np), state())
+end
 
 "The latest evaluation that was not finite: what it was, where, and at what time."
 mutable struct Trouble{T}
@@ -23,7 +25,7 @@ end
 Trouble{T}() where {T} = Trouble{T}("", zero(T), 0, 0)
 
 """
-    Field{T}(; f!, vjp!, vjp_p!, fused!, jac!, jacs!, tgrad!, n, np, sign, deadline)
+    Field{T}(; f!, vjp!, vjp_p!, fused!, jac!, jacs!, tgrad!, n, np, sign, deadline, place)
 
 All callables are of type `Any`, so that every right-hand side has the same Julia type and the
 solvers are compiled once: a call costs one dynamic dispatch.
@@ -37,8 +39,9 @@ solvers are compiled once: a call costs one dynamic dispatch.
 `sign` is -1 when time was reversed to run forwards: s = -t, du/ds = -f. `deadline` is a reading of
 `time()` after which any evaluation throws `OutOfTime`. `peak`: bytes held by the backward solve.
 `native`: compiled functions that stand for all of the above. `tape`: what sees each evaluation.
+`place`: where the arrays are.
 """
-Base.@kwdef mutable struct Field{T}
+Base.@kwdef mutable struct Field{T, V, P}
     f!::Any
     vjp!::Any = nothing
     vjp_p!::Any = nothing
@@ -53,29 +56,38 @@ Base.@kwdef mutable struct Field{T}
     peak::Int = 0
     native::Union{Nothing, NativeField{T}} = nothing
     tape::Union{Nothing, Tape{T}} = nothing
-    memo::Memo{T} = Memo{T}(n, np)
+    const place::P
+    const memo::Memo{T, V}
     trouble::Trouble{T} = Trouble{T}()
 end
+
+function Field{T}(; n, np, place = Host(), others...) where {T}
+    memo = Memo{T}(place, n, np)
+    return Field{T, typeof(memo.u), typeof(place)}(; n, np, place, memo, others...)
+end
+
+"Zeros where a field's arrays are."
+blank(field::Field{T}, dims...) where {T} = zeros_at(field.place, T, dims...)
 
 "The wall-clock limit was reached at time `t` of the solve."
 struct OutOfTime <: Exception
     t::Float64
 end
 
-struct Rhs{T}
-    field::Field{T}
+struct Rhs{F <: Field}
+    field::F
 end
-struct Vjp{T}
-    field::Field{T}
+struct Vjp{F <: Field}
+    field::F
 end
-struct VjpP{T}
-    field::Field{T}
+struct VjpP{F <: Field}
+    field::F
 end
-struct Jac{T}
-    field::Field{T}
+struct Jac{F <: Field}
+    field::F
 end
-struct Tgrad{T}
-    field::Field{T}
+struct Tgrad{F <: Field}
+    field::F
 end
 
 function hurry(field, t)
@@ -119,11 +131,11 @@ end
 "Note an evaluation that is not finite; the solver goes on, and may recover with a smaller step."
 function watch!(field, what, x, t)
     isfinite(sum(x)) && return nothing
-    i = findfirst(!isfinite, x)
-    i === nothing && return nothing
+    finite = isfinite.(Array(x))
+    all(finite) && return nothing
     trouble = field.trouble
-    trouble.what, trouble.t, trouble.index = what, field.sign * t, i
-    trouble.count = count(!isfinite, x)
+    trouble.what, trouble.t, trouble.index = what, field.sign * t, findfirst(!, finite)
+    trouble.count = count(!, finite)
     return nothing
 end
 

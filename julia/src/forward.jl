@@ -11,13 +11,13 @@ A forward solve and what its backward pass needs.
 - `last`: the last finite state at the end of a step
 - `tape`: its steps, where they are to be differentiated
 """
-struct Forward{T, P}
-    field::Field{T}
+struct Forward{T, V, M, F, Y}
+    field::F
     ts::Vector{T}
-    states::Matrix{T}
-    traj::Trajectory{T, P}
+    states::M
+    traj::Y
     dense::Bool
-    last::Vector{T}
+    last::V
     report::Report
     tape::Union{Nothing, Tape{T}}
 end
@@ -43,15 +43,15 @@ function forward(
     forget!(field)
     field.trouble.what = ""
     span = (ts[1], ts[end])
-    norm = GroupNorm(lead > 0 ? [1:lead, (lead + 1):field.n] : [1:field.n])
+    norm = lead > 0 ? GroupNorm(1:lead, (lead + 1):field.n) : GroupNorm(1:field.n)
     derivatives = odefunction(field, alg)
-    prob = problem(derivatives, u0, span, zeros(T, field.np), options, norm)
+    prob = problem(derivatives, u0, span, blank(field, field.np), options, norm)
     if keep == "dense"
         return dense_forward(field, prob, ts, alg, options)
     end
     keep in ("stages", "steps") && return taped_forward(field, prob, ts, alg, options, keep)
-    store = keep == "slots" ? Slots{T}(slots, prob.u0, ts[1]) :
-        keep == "marks" ? Marks{T}(marks, prob.u0, ts[1]) : nothing
+    store = keep == "slots" ? Slots(slots, prob.u0, ts[1]) :
+        keep == "marks" ? Marks(marks, prob.u0, ts[1]) : nothing
     return thin_forward(field, prob, ts, alg, options, store)
 end
 
@@ -67,7 +67,7 @@ end
 function dense_forward(field::Field{T}, prob, ts, alg, options) where {T}
     integ = unhurried(() -> begin_solve(prob, alg, options; dense = true), field)
     ended = run!(integ, field.sign)
-    states = fill(T(NaN), field.n, length(ts))
+    states = outputs(field, ts)
     traj = Trajectory(field, prob, alg, options, integ.sol)
     for (i, t) in enumerate(ts)
         t <= integ.t && traj(view(states, :, i), t)
@@ -83,14 +83,14 @@ function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
     settings = with_stops(options, stops)
     integ = unhurried(() -> begin_solve(prob, alg, settings; own, outputs = ts), field)
     ended = run!(integ, field.sign)
-    states = fill(T(NaN), field.n, length(ts))
+    states = outputs(field, ts)
     for (t, u) in zip(integ.sol.t, integ.sol.u)
         i = searchsortedfirst(ts, t)
         i <= length(ts) && ts[i] == t && copyto!(view(states, :, i), u)
     end
     tape = store isa Tape ? store : nothing
     if store === nothing || tape !== nothing
-        times, kept, steps = ts, collect.(eachcol(states)), T[]
+        times, kept, steps = ts, [states[:, i] for i in eachindex(ts)], T[]
     else
         finish!(store, integ)
         taken = options.adaptive && !implicit(alg)
@@ -100,6 +100,9 @@ function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
     size = tape === nothing ? sizeof(T) * (field.n * length(kept) + length(steps)) : bytes(tape)
     return Forward(field, ts, states, traj, false, last_state(integ), with_bytes(ended, size), tape)
 end
+
+"No output has been reached yet."
+outputs(field::Field{T}, ts) where {T} = fill!(blank(field, field.n, length(ts)), T(NaN))
 
 last_state(integ) = copy(all(isfinite, integ.u) ? integ.u : integ.uprev)
 

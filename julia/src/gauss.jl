@@ -35,19 +35,19 @@ estimate (seen wrong by 73 % in silence); here two counts are taken, `nodes - 1`
 step whose estimate is above the tolerance is halved. `worst` is the largest estimate left, in
 units of the tolerance.
 """
-mutable struct GaussSum{T, P}
-    const field::Field{T}
-    const traj::Trajectory{T, P}
+mutable struct GaussSum{T, V, F, Y}
+    const field::F
+    const traj::Y
     nodes::Int
     reltol::T
     abstol::T
-    total::Vector{T}
-    coarse::Vector{T}
-    fine::Vector{T}
-    dg::Vector{T}
-    λ::Vector{T}
-    end_λ::Vector{T}
-    y::Vector{T}
+    total::V
+    coarse::V
+    fine::V
+    dg::V
+    λ::V
+    end_λ::V
+    y::V
     worst::T
     const λ_of_t::Union{Nothing, Recent{T}}
 end
@@ -56,10 +56,11 @@ function GaussSum(field::Field{T}, traj, alg, options) where {T}
     order = SciMLBase.alg_order(alg)
     nodes = order <= 3 ? 3 : order <= 5 ? 4 : 5
     reltol = max(options.reltol, 16 * eps(T))
-    p() = zeros(T, field.np)
+    p() = blank(field, field.np)
+    state() = blank(field, field.n)
     return GaussSum(
-        field, traj, nodes, reltol, options.abstol, p(), p(), p(), p(), zeros(T, field.n),
-        zeros(T, field.n), zeros(T, field.n), zero(T), cubic(alg) ? Recent{T}(field.n) : nothing,
+        field, traj, nodes, reltol, options.abstol, p(), p(), p(), p(), state(), state(), state(),
+        zero(T), cubic(alg) ? Recent{T}(field.n) : nothing,
     )
 end
 
@@ -83,9 +84,10 @@ function check_interpolant(sum::GaussSum{T}, integ) where {T}
     (; λ, end_λ) = sum
     copyto!(end_λ, integ.u)
     integ(λ, integ.t)
-    scale = sum.abstol + sum.reltol * maximum(abs, end_λ)
-    miss = maximum(i -> abs(λ[i] - end_λ[i]), eachindex(λ))
-    floor = 1000 * eps(T) * maximum(abs, end_λ)
+    top = maximum(abs, end_λ)
+    scale, floor = sum.abstol + sum.reltol * top, 1000 * eps(T) * top
+    λ .-= end_λ
+    miss = maximum(abs, λ)
     miss <= max(scale, floor) || throw(InterpolantBroken(Float64(integ.t), Float64(miss)))
     return nothing
 end
@@ -120,11 +122,8 @@ function panel!(sum::GaussSum, integ, a, b, depth)
 end
 
 "RMS of the two node counts' difference in units of the tolerance; NaN counts as agreement."
-function disagreement(sum::GaussSum{T}) where {T}
-    square = zero(T)
-    for i in eachindex(sum.fine)
-        size = max(abs(sum.total[i]), abs(sum.fine[i]))
-        square += abs2((sum.fine[i] - sum.coarse[i]) / (sum.abstol + sum.reltol * size))
-    end
-    return sqrt(square / length(sum.fine))
+function disagreement(sum::GaussSum)
+    (; total, coarse, fine, abstol, reltol) = sum
+    coarse .= (fine .- coarse) ./ (abstol .+ reltol .* max.(abs.(total), abs.(fine)))
+    return sqrt(squares(coarse) / length(fine))
 end

@@ -8,9 +8,9 @@
   to the first
 - `estimate`: Gauss, Quadrature: the largest quadrature error left, in units of the tolerance
 """
-struct Gradient{T}
-    λ::Vector{T}
-    p::Vector{T}
+struct Gradient{V}
+    λ::V
+    p::V
     drift::Vector{Float64}
     estimate::Float64
     report::Report
@@ -44,7 +44,7 @@ function gradient(
         ended = Report(;
             code = "OutOfTime", t = err.t, dt = 0.0, top = 0.0, accepted = 0, rejected = 0,
         )
-        return Gradient(zeros(T, field.n), zeros(T, field.np), Float64[], 0.0, ended)
+        return Gradient(blank(field, field.n), blank(field, field.np), Float64[], 0.0, ended)
     end
 end
 
@@ -53,7 +53,7 @@ function pull_back(
     ) where {T}
     field = fwd.field
     norm = adjoint_norm(kind, field.n, field.np, seminorm)
-    loss = Matrix{T}(g[:, 2:end])
+    loss = g[:, 2:end]
     prob, jumps = adjoint_problem(fwd, kind, alg, loss, options, norm)
     drift = Drift(fwd, resync)
     sum = kind isa Val{:gauss} ?
@@ -71,30 +71,26 @@ function pull_back(
 end
 
 "Measures how far Backsolve's y is from the stored outputs, and resets it."
-struct Drift{T, F}
+struct Drift{F, V}
     fwd::F
     resync::Bool
     values::Vector{Float64}
-    n::Int
+    off::V
 end
-Drift(fwd::Forward{T}, resync) where {T} =
-    Drift{T, typeof(fwd)}(fwd, resync, Float64[], fwd.field.n)
+Drift(fwd, resync) = Drift(fwd, resync, Float64[], blank(fwd.field, fwd.field.n))
 
 (drift::Drift)(u, t, integ) = t != drift.fwd.ts[end] && insorted(t, drift.fwd.ts)
 
 function (drift::Drift)(integ)
-    (; fwd, n) = drift
+    (; fwd, off) = drift
     (; abstol, reltol, adaptive) = fwd.traj.options
+    n = length(off)
     y = view(integ.u, (length(integ.u) - n + 1):length(integ.u))
-    i = searchsortedfirst(fwd.ts, integ.t)
-    square = 0.0
-    for k in 1:n
-        true_y = fwd.states[k, i]
-        unit = adaptive ? abstol + reltol * abs(true_y) : 1.0e-6 * max(abs(true_y), 1.0e-3)
-        square += abs2((y[k] - true_y) / unit)
-    end
-    push!(drift.values, sqrt(square / n))
-    drift.resync && copyto!(y, view(fwd.states, :, i))
+    held = view(fwd.states, :, searchsortedfirst(fwd.ts, integ.t))
+    unit(size::T) where {T} = adaptive ? abstol + reltol * size : T(1.0e-6) * max(size, T(1.0e-3))
+    off .= (y .- held) ./ unit.(abs.(held))
+    push!(drift.values, sqrt(squares(off) / n))
+    drift.resync && copyto!(y, held)
     return u_modified!(integ, drift.resync)
 end
 
@@ -102,14 +98,14 @@ function finish(
         kind, fwd::Forward{T}, integ, λ_of_t, sum, drift, ended, reltol, abstol,
     ) where {T}
     n, np = fwd.field.n, fwd.field.np
-    λ, p, estimate = Vector(integ.u[1:n]), zeros(T, np), 0.0
+    λ, p, estimate = integ.u[1:n], blank(fwd.field, np), 0.0
     if ok(ended)
         if kind isa Val{:gauss}
             p, estimate = sum.total, Float64(sum.worst)
         elseif kind isa Val{:quadrature}
             p, estimate = quadrature(fwd, λ_of_t, reltol, abstol)
         else
-            p = Vector(integ.u[(n + 1):(n + np)])
+            p = integ.u[(n + 1):(n + np)]
         end
     end
     return Gradient(λ, p, drift.values, Float64(estimate), ended)

@@ -5,9 +5,9 @@ const EVALUATIONS = 200_000
 "Gauss-Kronrod between loss times; the integral and the largest error estimate over its tolerance."
 function quadrature(fwd::Forward{T}, λ_of_t, reltol, abstol) where {T}
     field = fwd.field
-    total, part = zeros(T, field.np), zeros(T, field.np)
+    total, part = blank(field, field.np), blank(field, field.np)
     field.np == 0 && return total, zero(T)
-    worst, λ, y = zero(T), zeros(T, field.n), zeros(T, field.n)
+    worst, λ, y = zero(T), blank(field, field.n), blank(field, field.n)
     integrand = function (out, t)
         λ_of_t(λ, t)
         fwd.traj(y, t)

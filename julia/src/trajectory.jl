@@ -11,13 +11,13 @@ methods); elsewhere the error control chooses them anew.
 SciML's own checkpointing is not used: it solves a dense solution again, reads states off the steps
 by a straight line, extrapolates before the first, and does not look at how a solve ended.
 """
-mutable struct Trajectory{T, P}
+mutable struct Trajectory{T, V, P, F}
     const prob::P
     const alg::Any
-    const field::Field{T}
+    const field::F
     const options::Options{T}
     const times::Vector{T}
-    const states::Vector{Vector{T}}
+    const states::Vector{V}
     const steps::Vector{T}
     const dense::Bool
     part::Any

@@ -10,4 +10,9 @@ using Test
     include("test_failures.jl")
     include("test_native.jl")
     include("test_discrete.jl")
+    if Base.find_package("JLArrays") === nothing
+        @info "test_device.jl is skipped: JLArrays is not in this environment"
+    else
+        include("test_device.jl")
+    end
 end

@@ -1,4 +1,4 @@
-"""A plan in a session's terms: pyode's options and tensors here, numpy and numbers there."""
+"""A plan in a session's terms: pyode's options and tensors here, arrays and numbers there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .. import _adjoints as adj
 from .._engine import Plan
 from .._solvers import AdaptiveSolver, Solver
 from .callbacks import Callbacks
+from .places import place_of
 from .remote import Remote
 from .session import Keep, Local, Pull, Pulled, Session, Settings, Setup, Solved
 from .storage import Storage
@@ -44,7 +45,8 @@ class Bridge:
         self.dtype = plan.layout.real
         self.eps = torch.finfo(self.dtype).eps
         p = sum(plan.field.sizes) if rhs is plan.field else 0
-        self.callbacks = Callbacks(rhs, size, p, self.dtype)
+        self.place = place_of(plan.layout.device)
+        self.callbacks = Callbacks(rhs, size, p, self.dtype, self.place)
         fused = isinstance(plan.adjoint, FUSED)
         name = str(self.dtype).removeprefix("torch.")
         setup = Setup(name, size, p, self.sign, self.times, fused)
@@ -52,13 +54,14 @@ class Bridge:
         if process:
             self.session: Session = Remote(setup, self.callbacks)
         else:
-            self.session = Local(setup, self.callbacks, native, _functions(plan, fused))
+            wanted = _functions(plan, fused)
+            self.session = Local(setup, self.callbacks, native, wanted, self.place)
 
     def forward(self, plan: Plan, z: Tensor, keep: Storage, lead: int) -> Solved:
         """Integrate from `z`; the errors of its first `lead` entries are controlled apart."""
         self.callbacks.clock = plan.clock
         settings = self._settings(plan, plan.solver)
-        state = np.ascontiguousarray(z.detach().numpy())
+        state = self.place.array(z)
         marks = np.asarray(keep.marks, dtype=np.float64) * self.sign
         return self.session.forward(state, settings, Keep(keep.keep, keep.slots, marks), lead)
 
@@ -74,11 +77,11 @@ class Bridge:
             getattr(adjoint, "quad_rtol", None) or rtol,
             getattr(adjoint, "quad_atol", None) or atol,
         )
-        loss = np.ascontiguousarray(g.detach().numpy())
+        loss = self.place.array(g)
         return self.session.gradient(loss, self._settings(plan, solver), pull)
 
     def interpolate(self, t: float) -> Tensor:
-        return torch.from_numpy(self.session.interpolate(t * self.sign))
+        return self.place.tensor(self.session.interpolate(t * self.sign))
 
     def _settings(self, plan: Plan, solver: Solver) -> Settings:
         rtol, atol = tolerances(solver, self.eps)

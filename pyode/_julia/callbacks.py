@@ -10,13 +10,13 @@ address. f must not keep `y` beyond its call, for its memory is Julia's: it must
 from __future__ import annotations
 
 import ctypes
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .._field import Field
+from .places import HOST, Place
 
 if TYPE_CHECKING:
     from .._clock import Clock
@@ -27,18 +27,14 @@ CACHED = 512  # views; more are met only where a solver allocates as it goes
 class Views(dict[int, Tensor]):
     """Tensors of one length on memory of Julia's, by address: made once, found by the next call."""
 
-    def __init__(self, dtype: torch.dtype, *shape: int):
+    def __init__(self, place: Place, dtype: torch.dtype, *shape: int):
         super().__init__()
-        self.dtype, self.shape, self.n = dtype, shape, math.prod(shape)
-        self.number = ctypes.c_float if dtype == torch.float32 else ctypes.c_double
+        self.place, self.dtype, self.shape = place, dtype, shape
 
     def __missing__(self, address: int) -> Tensor:
         if len(self) >= CACHED:
             self.clear()
-        if self.n == 0:
-            return torch.empty(self.shape, dtype=self.dtype)
-        memory = (self.number * self.n).from_address(address)
-        self[address] = view = torch.frombuffer(memory, dtype=self.dtype).view(self.shape)
+        self[address] = view = self.place.view(address, self.shape, self.dtype)
         return view
 
 
@@ -52,6 +48,7 @@ class Callable:
     """An object whose methods are called as C functions."""
 
     error: BaseException | None = None
+    place: Place = HOST
 
     def release(self) -> None:
         """Forget what calls have left, when Julia has returned."""
@@ -62,7 +59,7 @@ class Callable:
 
     def functions(self) -> dict[str, Any]:
         """The C functions, to be held by whoever calls them (here they would be a cycle)."""
-        return {name: SIGNATURE(getattr(self, name)) for name in NAMES}
+        return {name: SIGNATURE(self.place.guarded(getattr(self, name))) for name in NAMES}
 
 
 def pointer(function: Any) -> int:
@@ -77,12 +74,14 @@ class Callbacks(Callable):
         field: the user's f with its vjps, or sensitivities that look like one.
         n, p: real numbers in the state and in all parameters' gradients.
         dtype: the state's real dtype.
+        place: where the state is.
     """
 
-    def __init__(self, field: Field, n: int, p: int, dtype: torch.dtype):
-        self.field, self.p = field, p
-        self.states, self.params = Views(dtype, n), Views(dtype, p)
-        self.jacobians, self.param_jacobians = Views(dtype, n, n), Views(dtype, p, n)
+    def __init__(self, field: Field, n: int, p: int, dtype: torch.dtype, place: Place = HOST):
+        self.field, self.p, self.place = field, p, place
+        self.states, self.params = Views(place, dtype, n), Views(place, dtype, p)
+        self.jacobians = Views(place, dtype, n, n)
+        self.param_jacobians = Views(place, dtype, p, n)
         self.clock: Clock | None = None
         self.plain = 0  # calls of `f`
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .engine import Julia
 
 FIELDS = ("auto", "native", "callback")
+DEVICES = ("cpu", "cuda")
+ON_A_DEVICE = (adj.Backsolve, adj.Interpolating, adj.Gauss, adj.Quadrature, adj.Forward)
 LARGEST = 3000  # rows of a dense Jacobian
 
 
@@ -28,13 +30,12 @@ def check(engine: Julia, plan: Plan) -> None:
         InputError: an option or solver.
         GradientUnavailable: an adjoint, or a pair of solver and adjoint.
     """
-    if engine.device != "cpu":
-        raise InputError(
-            f"`device` got {engine.device!r}. Engine 'julia' runs on the CPU alone: leave device "
-            "out, or pass engine='torch', which follows the state to its device."
-        )
+    if engine.device not in DEVICES:
+        raise choose("device", engine.device, DEVICES)
     if engine.field not in FIELDS:
         raise choose("field", engine.field, FIELDS)
+    if engine.device != "cpu":
+        _check_device(engine, plan)
     if type(plan.solver) not in SOLVERS:
         raise InputError(
             f"`solver` got {plan.solver!r}, which engine 'julia' does not have. "
@@ -42,15 +43,61 @@ def check(engine: Julia, plan: Plan) -> None:
         )
     _check_solver("solver", plan.solver)
     _check_plan(plan)
-    if plan.layout.device.type != "cpu":
+    if plan.layout.device.type != engine.device:
         raise InputError(
-            f"`y0` is on {plan.layout.device}, and engine 'julia' calls f on the CPU. Pass a state "
-            "on the CPU, or engine='torch'."
+            f"`y0` is on {plan.layout.device}, and engine 'julia' has device={engine.device!r}. "
+            f"Pass {_other(engine, plan)}; engine='torch' follows the state to its device."
         )
     if plan.solver.stiff and plan.layout.size > LARGEST:
         raise _too_large("solver", plan.solver, plan.layout.size)
     if plan.needs:
         _check_adjoint(plan)
+
+
+def _other(engine: Julia, plan: Plan) -> str:
+    """What would make the engine's device and the state's agree."""
+    kind = plan.layout.device.type
+    move = f"y0.to({engine.device!r})"
+    return f"Julia(device={kind!r}), or {move}" if kind in DEVICES else move
+
+
+def _check_device(engine: Julia, plan: Plan) -> None:
+    """What there is on a GPU: f called back, explicit solvers, this process."""
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"`device` got {engine.device!r}, and torch has no CUDA device here "
+            "(torch.cuda.is_available() is False). Leave device out, or install a torch with CUDA "
+            "on a machine that has a device."
+        )
+    if engine.field == "native":
+        raise InputError(
+            "`field` of engine 'julia' got 'native', and native fields run on the CPU alone. Pass "
+            "field='auto' or 'callback' with device='cuda'."
+        )
+    if engine.process:
+        raise InputError(
+            "`process` of engine 'julia' got True with device='cuda': numbers go to that process "
+            "through a socket, not memory of a GPU. Leave process or device out."
+        )
+    if plan.solver.stiff:
+        raise InputError(
+            f"`solver` got {plan.solver!r} with device='cuda', where engine 'julia' has explicit "
+            "solvers alone. Pass one of these (Tsit5, Dopri5, Vern7), a state on the CPU, or "
+            "engine='torch'."
+        )
+    if not plan.needs:
+        return
+    adjoint: Any = plan.adjoint
+    if not isinstance(adjoint, ON_A_DEVICE):
+        raise GradientUnavailable(
+            f"`adjoint` got {adjoint!r}, which engine 'julia' does not have with device='cuda'. "
+            f"Pass one of: {names(frozenset(ON_A_DEVICE))}."
+        )
+    if isinstance(adjoint, adj.Continuous) and backward_solver(plan).stiff:
+        raise GradientUnavailable(
+            f"the adjoint's `solver` got {backward_solver(plan)!r} with device='cuda', where "
+            "engine 'julia' has explicit solvers alone. Leave it out, or pass Tsit5 or Dopri5."
+        )
 
 
 def _check_plan(plan: Plan) -> None:

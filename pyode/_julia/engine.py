@@ -21,7 +21,7 @@ from .._torch import sensitivities
 from .._torch.adjoint_rhs import cotangent_scale, time_grads, zero_grads
 from . import runtime
 from .bridge import Bridge
-from .checks import check
+from .checks import DEVICES, check
 from .failures import backward_failure, forward_failure
 from .native.field import choose as choose_native
 from .session import Counts, Pulled
@@ -37,7 +37,9 @@ class Julia(Options, Engine):
     and adjoint compiles it. f must not keep `y` after it returns (`y.clone()` may be kept).
 
     Args:
-        device: "cpu".
+        device: where the state is: "cpu", or "cuda": CuArrays of Julia's and tensors share memory
+            there (CUDA.jl is a step of its own to install; `pyode doctor` names it). Explicit
+            solvers; call `torch.autograd.set_multithreading_enabled(False)` before `backward()`.
         process: run Julia in a process of its own.
         field: "native": f translated to Julia, or refused in words; "callback": f called from
             Julia; "auto": native where every operation of f's is known.
@@ -46,7 +48,7 @@ class Julia(Options, Engine):
     name: ClassVar[str] = "julia"
     solvers: ClassVar[frozenset[type[s.Solver]]] = SOLVERS
     adjoints: ClassVar[frozenset[type[adj.Adjoint]]] = ADJOINTS
-    devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    devices: ClassVar[frozenset[str]] = frozenset(DEVICES)
     device: str = "cpu"
     process: bool = False
     field: str = "auto"
@@ -58,6 +60,8 @@ class Julia(Options, Engine):
         decide(plan)
         if not self.process:
             runtime.start()
+        if self.device == "cuda":
+            runtime.start_cuda()
         if self.field == "native":
             native, why = choose_native(plan)
             if native is None:
@@ -141,7 +145,7 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     native = None if engine.field == "callback" else choose_native(plan)[0]
     bridge = Bridge(plan, rhs, z.numel(), engine.process, native)
     solved = bridge.forward(plan, z, decide(plan), n if wide else 0)
-    report, rows = solved.report, torch.from_numpy(solved.rows)
+    report, rows = solved.report, bridge.place.tensor(solved.rows)
     stats = plan.stats.forward
     stats.accepted, stats.rejected = report.accepted, report.rejected
     stats.peak_bytes = report.bytes
@@ -154,7 +158,8 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         tape.sensitivities = rows[:, n:].reshape(len(rows), n, -1)
     failure = None
     if not report.ok:
-        failure = forward_failure(plan, rhs, report, solved.trouble, torch.from_numpy(solved.last))
+        last = bridge.place.tensor(solved.last)
+        failure = forward_failure(plan, rhs, report, solved.trouble, last)
     return Result(ys, tape, _Dense(bridge, n), failure)
 
 
@@ -171,8 +176,8 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
         return zero_grads(plan, tape.ys)
     found = tape.bridge.gradient(plan, backward_solver(plan), grad_ys / scale)
     _account(plan, tape.bridge, found)
-    lam0 = torch.from_numpy(found.lam) * scale
-    params = torch.from_numpy(found.params) * scale
+    tensor = tape.bridge.place.tensor
+    lam0, params = tensor(found.lam) * scale, tensor(found.params) * scale
     grads = field.split_params(params) if field.params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import threading
 import types
 import warnings
 from typing import Any
@@ -17,15 +18,20 @@ from typing import Any
 from .errors import ForkedProcessError, JuliaUnavailable
 
 INSTALL = "pip install 'pyode[julia]'"
+ADD_CUDA = (
+    "python -c \"import juliapkg; juliapkg.add('CUDA', '052768ef-5323-5732-b1bb-66c8b64840ba'); "
+    'juliapkg.resolve()"'
+)
 _running: list[_Running] = []
 
 
 @dataclasses.dataclass(frozen=True)
 class _Running:
-    """A Julia that was started, and by which process."""
+    """A Julia that was started, and by which process and thread."""
 
     process: int
-    package: Any
+    thread: int
+    module: Any
     juliacall: types.ModuleType
 
 
@@ -41,12 +47,44 @@ def start() -> Any:
 
     Cost: some ten seconds the first time; with `PYODE_JULIA=1` at `import pyode`, before torch.
     """
-    return _run().package
+    return _run().module.PyODE
 
 
 def started() -> bool:
     """Whether Julia runs, in this process or in the one it was forked from."""
     return bool(_running)
+
+
+def at_home() -> bool:
+    """Whether this is the thread that started Julia."""
+    return _run().thread == threading.get_ident()
+
+
+def start_cuda() -> str:
+    """Load CUDA.jl, and with it what PyODE has for it; later calls cost little.
+
+    Returns:
+        CUDA.jl's version.
+
+    Raises:
+        JuliaUnavailable: it is not installed, or finds no device that works.
+    """
+    running = _run()
+    try:
+        running.module.seval("import CUDA")
+    except running.juliacall.JuliaError as err:
+        raise JuliaUnavailable(
+            f"Julia(device='cuda') needs CUDA.jl, which could not be loaded: "
+            f"{str(err).splitlines()[0]} Run: {ADD_CUDA}; or, in a project of your own: "
+            "julia --project -e 'using Pkg; Pkg.add(\"CUDA\")'"
+        ) from err
+    if not running.module.CUDA.functional():
+        raise JuliaUnavailable(
+            "CUDA.jl is installed and finds no device that works (CUDA.functional() is false). "
+            "`julia --project -e 'using CUDA; CUDA.functional(true)'` says why; engine='torch' "
+            "needs torch's CUDA alone."
+        )
+    return str(running.module.seval("string(pkgversion(CUDA))"))
 
 
 def julia_error() -> type[Exception]:
@@ -63,7 +101,8 @@ def type_name(value: Any) -> str:
 def _run() -> _Running:
     if not _running:
         juliacall = _juliacall()
-        _running.append(_Running(os.getpid(), _package(juliacall), juliacall))
+        module = _load(juliacall)
+        _running.append(_Running(os.getpid(), threading.get_ident(), module, juliacall))
     if _running[0].process != os.getpid():
         raise ForkedProcessError(
             "Julia was started before this process was forked, and would hang in it. Use "
@@ -107,7 +146,8 @@ def _refuse_half_a_toolchain() -> None:
         )
 
 
-def _package(juliacall: types.ModuleType) -> Any:
+def _load(juliacall: types.ModuleType) -> Any:
+    """A Julia module that has PyODE."""
     module = juliacall.newmodule("PyodeSession")
     try:
         module.seval("import PyODE")
@@ -117,4 +157,4 @@ def _package(juliacall: types.ModuleType) -> Any:
             f"Run: {INSTALL}; or, in a checkout with a project of your own: "
             "julia --project -e 'using Pkg; Pkg.develop(path=\"julia\")'"
         ) from err
-    return module.PyODE
+    return module

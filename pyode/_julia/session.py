@@ -1,4 +1,4 @@
-"""One right-hand side on Julia's side: a forward solve, and backward ones, in numpy arrays.
+"""One right-hand side on Julia's side: a forward solve, and backward ones, in a place's arrays.
 
 Only addresses, numbers and names cross. `Session` is what `bridge.py` talks to; `Local` has Julia
 in this process, `remote.Remote` in another.
@@ -20,11 +20,10 @@ from . import runtime
 from .callbacks import NAMES, POLL, Callable, pointer
 from .errors import JuliaEngineError
 from .failures import Report, Trouble
+from .places import HOST, Array, Place
 
 if TYPE_CHECKING:
     from .native.field import Native
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +138,7 @@ class Local(Session):
         calls: the C functions it calls, and the `error` one of them raised.
         native: compiled functions that stand for them.
         wanted: which of these are.
+        place: where the state and everything made of it is.
     """
 
     def __init__(
@@ -147,16 +147,17 @@ class Local(Session):
         calls: Callable,
         native: Native | None = None,
         wanted: frozenset[str] = frozenset(),
+        place: Place = HOST,
     ):
         self.jl = runtime.start()
-        self.setup, self.calls, self.native = setup, calls, native
-        self.dtype = np.dtype(setup.type)
+        self.setup, self.calls, self.native, self.place = setup, calls, native, place
         head = (setup.type, setup.n, setup.p, setup.sign)
         if native is None:
             self.functions = calls.functions()
             at = {name: pointer(function) for name, function in self.functions.items()}
             at["fused"] = at["fused"] if setup.fused else 0
-            self.field = self.jl.field_of(*head, *(at[name] for name in NAMES))
+            there = self.jl.place_of(place.kind, place.index)
+            self.field = self.jl.field_of(there, *head, *(at[name] for name in NAMES))
         else:
             self.functions = {"poll": POLL(calls.poll)}
             poll = pointer(self.functions["poll"])
@@ -166,23 +167,26 @@ class Local(Session):
 
     def forward(self, z: Array, settings: Settings, keep: Keep, lead: int) -> Solved:
         times, packed = self.setup.times, settings.packed()
-        rows = np.full((len(times), self.setup.n), np.nan, self.dtype)
-        last = np.empty(self.setup.n, self.dtype)
+        at, full = self.place.address, self.place.full
+        rows = full((len(times), self.setup.n), math.nan, self.setup.type)
+        last = full((self.setup.n,), math.nan, self.setup.type)
         self.solved, report, trouble, counts = self._call(
-            self.jl.forward_at, self.field, z.ctypes.data, times.ctypes.data, len(times),
+            self.jl.forward_at, self.field, at(z), times.ctypes.data, len(times),
             settings.solver, packed.ctypes.data, len(packed), keep.keep, keep.slots,
-            keep.marks.ctypes.data, len(keep.marks), rows.ctypes.data, lead, last.ctypes.data,
+            keep.marks.ctypes.data, len(keep.marks), at(rows), lead, at(last),
             time.time() + settings.seconds,
         )  # fmt: skip
         return Solved(rows, Report(*report), Trouble(*trouble), last, Counts(*counts))
 
     def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
-        lam, params = np.zeros(self.setup.n, self.dtype), np.zeros(self.setup.p, self.dtype)
+        at, full = self.place.address, self.place.full
+        lam = full((self.setup.n,), 0.0, self.setup.type)
+        params = full((self.setup.p,), 0.0, self.setup.type)
         packed = settings.packed()
         report, trouble, counts, estimate, peak, jumps, drift = self._call(
-            self.jl.gradient_at, self.solved, pull.kind, g.ctypes.data, settings.solver,
+            self.jl.gradient_at, self.solved, pull.kind, at(g), settings.solver,
             packed.ctypes.data, len(packed), pull.resync, pull.seminorm, pull.quad_rtol,
-            pull.quad_atol, lam.ctypes.data, params.ctypes.data, time.time() + settings.seconds,
+            pull.quad_atol, at(lam), at(params), time.time() + settings.seconds,
         )  # fmt: skip
         drifts = [float(x) for x in drift] if jumps else []
         return Pulled(
@@ -191,8 +195,8 @@ class Local(Session):
         )  # fmt: skip
 
     def interpolate(self, t: float) -> Array:
-        row = np.empty(self.setup.n, self.dtype)
-        self._call(self.jl.interpolate_at, self.solved, t, row.ctypes.data, math.inf)
+        row = self.place.full((self.setup.n,), math.nan, self.setup.type)
+        self._call(self.jl.interpolate_at, self.solved, t, self.place.address(row), math.inf)
         return row
 
     def _call(self, function: Any, *args: Any) -> Any:
@@ -200,7 +204,8 @@ class Local(Session):
         self.calls.error = None
         hook, sys.unraisablehook = sys.unraisablehook, self._keep
         try:
-            return function(*args)
+            with self.place.entered():
+                return function(*args)
         except runtime.julia_error() as err:
             if self.calls.error is not None:
                 raise self.calls.error from None

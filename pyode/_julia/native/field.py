@@ -138,7 +138,9 @@ def _unfit(plan: Plan) -> str:
         return "Julia runs in another process"
     if isinstance(plan.adjoint, adj.Forward) and plan.needs:
         return "Forward integrates sensitivities of f"
-    if layout.dtype.is_complex or layout.device.type != "cpu":
+    if layout.device.type != "cpu":
+        return f"the state is on {layout.device}, native fields on the CPU"
+    if layout.dtype.is_complex:
         return "the state is complex"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
