@@ -19,8 +19,10 @@ from torch import Tensor
 
 import pyode
 from pyode._julia import places, runtime
+from pyode.cli._doctor import _julia_cuda
 
 ROOT = pathlib.Path(__file__).parent.parent
+GPUS = torch.cuda.is_available()
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
@@ -65,7 +67,7 @@ def standin_is_missing() -> str:
 def engine(request, monkeypatch) -> Iterator[pyode.Julia]:
     """An engine on a device; `engine.place` is where its states are."""
     if request.param == "cuda":
-        if not torch.cuda.is_available():
+        if not GPUS:
             pytest.skip("no CUDA device here")
         with torch.autograd.set_multithreading_enabled(False):
             yield pyode.Julia(device="cuda")
@@ -276,7 +278,7 @@ def test_other_devices_are_refused():
         on_cpu(pyode.Julia(device="tpu"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has a CUDA device here")
+@pytest.mark.skipif(GPUS, reason="torch has a CUDA device here")
 def test_no_cuda_in_torch_is_said():
     with pytest.raises(pyode.InputError, match=r"torch\.cuda\.is_available\(\) is False"):
         on_cpu(pyode.Julia(device="cuda"))
@@ -301,6 +303,12 @@ def test_what_a_gpu_is_not_offered_with(monkeypatch, engine, options, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises((pyode.InputError, pyode.GradientUnavailable), match=words):
         on_cpu(engine, **options)
+
+
+def test_doctor_names_the_step(monkeypatch):
+    assert _julia_cuda(False, torch).startswith("no: torch" if not GPUS else "CUDA.jl")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert runtime.ADD_CUDA in _julia_cuda(False, torch)
 
 
 def test_memory_is_described_as_torch_reads_it():

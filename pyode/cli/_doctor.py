@@ -56,6 +56,7 @@ def examine(julia: bool = False) -> dict[str, Any]:
         facts[package] = _version(package) or missing
     facts["engine torch"] = "yes"
     facts["engine julia"] = _julia(julia)
+    facts["engine julia on cuda"] = _julia_cuda(julia, torch)
     return facts
 
 
@@ -72,6 +73,21 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _julia_cuda(start: bool, torch: Any) -> str:
+    """Whether `Julia(device="cuda")` can be had, and what to do for it."""
+    import pyode
+    from pyode._julia import runtime
+
+    if not torch.cuda.is_available():
+        return "no: torch has no CUDA device here"
+    if not start:
+        return f"CUDA.jl is a step of its own: {runtime.ADD_CUDA}"
+    try:
+        return f"yes: CUDA.jl {runtime.start_cuda()}"
+    except pyode.JuliaUnavailable as err:
+        return f"no: {err}"
 
 
 def _julia(start: bool) -> str:
