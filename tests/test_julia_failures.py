@@ -220,7 +220,7 @@ DECAY = {"f": lambda t, y: -y, "y0": torch.ones(2, dtype=torch.float64), "ts": (
     ("options", "phrases"),
     [
         ({"solver": pyode.Dopri8()}, ("`solver` got Dopri8(", "Pass one of: Bosh3")),
-        ({"engine": pyode.Julia(device="tpu")}, ("`device` got 'tpu'", "'cuda'")),
+        ({"engine": pyode.Julia(device="tpu")}, ("`device` got 'tpu'", "Pass one of: cpu, cuda")),
         ({"solver": pyode.FBDF(step_size=0.1)}, ("step_size=0.1", "order one", "KenCarp4(")),
         ({"solver": pyode.Tsit5(norm="leaves")}, ("norm='leaves'", "norm='rms'")),
         ({"solver": pyode.Tsit5(controller=pyode.PID(p=0.4))}, ("controller=PID(", "Leave it out")),
