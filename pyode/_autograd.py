@@ -106,9 +106,7 @@ def _check_gradient(plan: Plan, tape: Any, grad_ys: Tensor, grads: Grads) -> Non
     """A gradient that is not finite is a failure, not a result."""
     field = plan.field
     found = [grads.y0, *([] if grads.ts is None else [grads.ts]), *grads.params]
-    device = grads.y0.device
-    sizes = [torch.linalg.vector_norm(g).to(device, torch.float64) for g in found]
-    if math.isfinite(float(torch.stack(sizes).sum())):  # one host sync
+    if math.isfinite(_size(found, grads.y0.device)):
         return
     names = ["y0", *([] if grads.ts is None else ["ts"])]
     names += [name_of_tensor(field.f, p) for p in field.params]
@@ -127,6 +125,16 @@ def _check_gradient(plan: Plan, tape: Any, grad_ys: Tensor, grads: Grads) -> Non
                 hint="check f's derivative (sqrt, norm, log, where); clip or scale the loss. "
                 "The forward result is valid; this solve accumulated no gradient.",
             )
+
+
+def _size(found: list[Tensor], device: torch.device) -> float:
+    """The sum of the tensors' norms: not finite if an entry is not. One host sync."""
+    first = found[0]
+    if all(x.device == first.device and x.dtype == first.dtype for x in found):
+        sizes = torch.stack(torch._foreach_norm(found))  # type: ignore[attr-defined]
+        return float(sizes.sum(dtype=torch.float64))
+    sizes = [torch.linalg.vector_norm(x).to(device, torch.float64) for x in found]
+    return float(torch.stack(sizes).sum())
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -65,6 +65,7 @@ class Field:
         self.stats = Stats()
         self.compiled: Any = None  # f as a graph, where the engine compiles
         self.eager = ""  # why it does not
+        self.native: Any = None  # the same in Julia: functions or None, and why
         self.first: tuple[float, Tensor] | None = None
         self.start: Tensor | None = None  # the state of `first`
         self._plain = layout.single and not layout.dtype.is_complex
@@ -196,11 +197,11 @@ class Field:
     def split_params(self, vector: Tensor) -> list[Tensor]:
         """The inverse of `flat_params`."""
         out = []
-        for part, p in zip(torch.split(vector, self.sizes), self.params, strict=True):
+        for part, p in zip(vector.split(self.sizes), self.params, strict=True):
             if p.is_complex():
                 out.append(torch.view_as_complex(part.reshape(*p.shape, 2)).to(p.dtype))
             else:
-                out.append(part.reshape(p.shape).to(p.dtype))
+                out.append(part.view(p.shape).to(p.dtype))
         return out
 
     def _evaluate(self, t: Tensor, vector: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ._errors import MissingGradientError
 
 DEPTH = 6  # nested closures, partials, containers and objects looked into
+_LEAF = torch.ones((), requires_grad=True)
 
 
 def find_params(f: Callable[..., Any]) -> tuple[Tensor, ...]:
@@ -89,10 +90,11 @@ def _attributes(items: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _module_parts(x: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    yield from ((f".{k}", p) for k, p in x.named_parameters())
-    for path, module in x.named_modules():
-        prefix = f".{path}" if path else ""
-        yield from ((f"{prefix}.{k}", b) for k, b in module.named_buffers(recurse=False))
+    modules = [(f".{path}" if path else "", module) for path, module in x.named_modules()]
+    for prefix, module in modules:
+        yield from ((f"{prefix}.{k}", p) for k, p in module._parameters.items())
+    for prefix, module in modules:
+        yield from ((f"{prefix}.{k}", b) for k, b in module._buffers.items())
         own = vars(module).items()
         shown = ((k, v) for k, v in own if not k.startswith("_") or isinstance(v, Tensor))
         yield from ((f"{prefix}.{k}", v) for k, v in shown)
@@ -126,8 +128,7 @@ def _is_data(x: Any) -> bool:
 
 def watermark() -> int:
     """The age below which autograd nodes existed before f was called."""
-    probe = torch.ones((), requires_grad=True) * 1
-    node: Any = probe.grad_fn
+    node: Any = _LEAF.view_as(_LEAF).grad_fn
     return int(node._sequence_nr())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -141,9 +142,10 @@ def layout_of(y0: Any) -> Layout:
 
 def check_finite(name: str, tree: Any) -> None:
     """Refuse NaN and Inf in an input, naming the first bad entry."""
-    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+    plain = isinstance(tree, Tensor)
+    for path, leaf in [((), tree)] if plain else pytree.tree_flatten_with_path(tree)[0]:
         total = leaf.detach().sum()  # one cheap pass; the exact test only when it looks bad
-        if leaf.numel() and not bool(torch.isfinite(total)):
+        if leaf.numel() and not cmath.isfinite(total.item()):
             bad = (~torch.isfinite(leaf.detach())).nonzero()
             if len(bad):
                 kind = "NaN" if bool(torch.isnan(leaf).any()) else "Inf"

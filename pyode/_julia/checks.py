@@ -21,6 +21,7 @@ FIELDS = ("auto", "native", "callback")
 DEVICES = ("cpu", "cuda")
 ON_A_DEVICE = (adj.Backsolve, adj.Interpolating, adj.Gauss, adj.Quadrature, adj.Forward)
 LARGEST = 3000  # rows of a dense Jacobian
+USUAL = s.PID()
 
 
 def check(engine: Julia, plan: Plan) -> None:
@@ -110,7 +111,7 @@ def _check_plan(plan: Plan) -> None:
         )
     if plan.layout.real == torch.float32:
         values = np.asarray(plan.times.values, dtype=np.float32)
-        if len(values) > 2 and len(np.unique(values)) < len(values):
+        if len(values) > 2 and bool((values[1:] == values[:-1]).any()):
             raise InputError(
                 "`ts` holds times that are equal in float32, the state's type. Pass a float64 "
                 "state, or times further apart."
@@ -121,8 +122,8 @@ def _check_solver(argument: str, solver: s.Solver) -> None:
     norm = getattr(solver, "norm", "rms")
     if norm != "rms":
         raise InputError(f"`{argument}` has norm={norm!r}; engine 'julia' has norm='rms' only.")
-    controller = getattr(solver, "controller", s.PID())
-    if controller != s.PID():
+    controller = getattr(solver, "controller", USUAL)
+    if controller is not USUAL and controller != USUAL:
         raise InputError(
             f"`{argument}` has controller={controller!r}; engine 'julia' uses SciML's own "
             "controllers. Leave it out."

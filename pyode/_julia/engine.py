@@ -177,7 +177,7 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     found = tape.bridge.gradient(plan, backward_solver(plan), grad_ys / scale)
     _account(plan, tape.bridge, found)
     tensor = tape.bridge.place.tensor
-    lam0, params = tensor(found.lam) * scale, tensor(found.params) * scale
+    lam0, params = tensor(found.lam).mul_(scale), tensor(found.params).mul_(scale)
     grads = field.split_params(params) if field.params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads)
 

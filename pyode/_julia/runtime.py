@@ -32,14 +32,27 @@ class _Running:
     process: int
     thread: int
     module: Any
+    package: Package
     juliacall: types.ModuleType
+
+
+class Package:
+    """The Julia module PyODE; each of its functions is looked up once."""
+
+    def __init__(self, module: Any):
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.module, name)
+        setattr(self, name, found)
+        return found
 
 
 def start() -> Any:
     """Start Julia and load the PyODE package; later calls cost nothing.
 
     Returns:
-        The Julia module PyODE.
+        The Julia module PyODE, as a `Package`.
 
     Raises:
         JuliaUnavailable: Julia or a package is not there.
@@ -47,7 +60,7 @@ def start() -> Any:
 
     Cost: some ten seconds the first time; with `PYODE_JULIA=1` at `import pyode`, before torch.
     """
-    return _run().module.PyODE
+    return _run().package
 
 
 def started() -> bool:
@@ -102,7 +115,8 @@ def _run() -> _Running:
     if not _running:
         juliacall = _juliacall()
         module = _load(juliacall)
-        _running.append(_Running(os.getpid(), threading.get_ident(), module, juliacall))
+        package = Package(module.PyODE)
+        _running.append(_Running(os.getpid(), threading.get_ident(), module, package, juliacall))
     if _running[0].process != os.getpid():
         raise ForkedProcessError(
             "Julia was started before this process was forked, and would hang in it. Use "

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ..._engine import Plan
 
 CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 6, ctypes.c_double)
+# multiplications in f's convolutions from which torch's vjp (oneDNN) is faster, in float32, as seen
+# from 0.3 to 345 million of them; f alone is faster here, and so is all in float64
+CONVOLVED = 20e6
 _compiled: dict[tuple[Any, ...], int] = {}  # a program is compiled once in a process
 _known: dict[Any, list[_Known]] = {}  # by f, as long as it lives
 
@@ -115,10 +118,18 @@ def choose(plan: Plan) -> tuple[Native | None, str]:
     why = _unfit(plan)
     if why:
         return None, why
+    if field.native is None:
+        field.native = _found(plan)
+    return field.native
+
+
+def _found(plan: Plan) -> tuple[Native | None, str]:
+    """What is known of f, or is found out now."""
+    field = plan.field
     known = _entries(field.f)
     if known is None:
         return None, "f cannot be remembered (no weak references to it)"
-    signature = _signature(field)
+    signature = _signature(plan)
     entry = next((k for k in known if k.signature == signature), None)
     if entry is not None and (entry.native is None or _still(entry.native, field)):
         return entry.native, entry.reason
@@ -149,6 +160,11 @@ def _unfit(plan: Plan) -> str:
     return ""
 
 
+def _may_choose(plan: Plan) -> bool:
+    """Whether a field that can be native may be called back, if a gradient is then cheaper."""
+    return plan.engine.field == "auto" and bool(plan.needs)  # type: ignore[attr-defined]
+
+
 def _still(native: Native, field: Field) -> bool:
     """Whether what was compiled is still what f does, judged by its first evaluation."""
     if field.first is None:
@@ -170,6 +186,13 @@ def _made(plan: Plan) -> tuple[Native | None, str]:
         if changed:
             return None, f"f changes {changed} when it is called"
         lowered = walk(traced)
+        slow = lowered.convolved > CONVOLVED and traced.dtype == torch.float32
+        if slow and _may_choose(plan):
+            return None, (
+                f"its float32 convolutions take {lowered.convolved / 1e6:.0f} million "
+                "multiplications, and from 20 million on torch differentiates them faster; "
+                "field='native' translates f all the same"
+            )
         native = Native(assemble(lowered, traced.dtype, traced.sizes, traced.n), lowered.watched)
     except UnknownOperationError as err:
         return None, str(err)
@@ -202,10 +225,12 @@ def _proof(native: Native, field: Field, plan: Plan, y: Tensor) -> str:
     return "its evaluation differs from torch's own"
 
 
-def _signature(field: Field) -> tuple[Any, ...]:
+def _signature(plan: Plan) -> tuple[Any, ...]:
+    field = plan.field
     layout, f = field.layout, field.f
     modes = tuple(m.training for m in f.modules()) if isinstance(f, nn.Module) else ()
-    return (layout.dtype, layout.shapes, tuple(id(p) for p in field.params), modes)
+    params = tuple(id(p) for p in field.params)
+    return layout.dtype, layout.shapes, params, modes, _may_choose(plan)
 
 
 def _entries(f: Any) -> list[_Known] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from typing import Any
 
@@ -45,6 +46,7 @@ class Lowered:
         params: a·∂f/∂θ, one for each parameter.
         leaves: tensors that the graph reads, whose addresses are given at each solve.
         watched: integer tensors that were read when it was traced, and what they held.
+        convolved: multiplications in f's convolutions.
     """
 
     out: View
@@ -53,6 +55,7 @@ class Lowered:
     params: list[View | None]
     leaves: list[Leaf]
     watched: list[tuple[Tensor, Tensor]]
+    convolved: int
 
 
 class Walk:
@@ -63,6 +66,7 @@ class Walk:
         self.values: dict[FxNode, Any] = {}
         self.leaves: dict[int, Leaf] = {}
         self.watched: list[tuple[Tensor, Tensor]] = []
+        self.convolved = 0
 
     def run(self) -> Lowered:
         inputs = iter(("t", "y", "a"))
@@ -82,7 +86,7 @@ class Walk:
     def _results(self, found: Any) -> Lowered:
         out, state, time, params = (tree_map(self._as_view, x) for x in found)
         leaves = list(self.leaves.values())
-        return Lowered(out, state, time, list(params), leaves, self.watched)
+        return Lowered(out, state, time, list(params), leaves, self.watched, self.convolved)
 
     def _as_view(self, x: Any) -> View | None:
         return self._variable(x) if isinstance(x, Tensor) else x
@@ -131,6 +135,8 @@ class Walk:
         if name not in INTEGERS:
             args, kwargs = tree_map(self._variable, (args, kwargs), is_leaf=_is_value)
         self._check_dtypes(name, made)
+        if name == "convolution":
+            self.convolved += made.numel() * math.prod(args[1].shape[1:])
         try:
             return TABLE[name](*args, **kwargs)
         except (TypeError, KeyError, AttributeError) as err:
