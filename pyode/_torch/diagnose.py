@@ -228,7 +228,7 @@ def too_many(integ: Integrator, count: float) -> SolveError:
 
 
 def timed_out(integ: Integrator) -> SolveError:
-    """The wall clock: whether stiffness is to blame costs two evaluations."""
+    """The wall clock: whether stiffness is to blame costs three evaluations."""
     stiff = probe.stiffness(integ, integ.h or 0.0, iterations=1)
     if stiff.limits_step:
         cause = f"the problem is stiff here (h·|∂f/∂y| ≈ {stiff.ratio:.2g})"

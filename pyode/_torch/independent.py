@@ -15,6 +15,7 @@ from .._clock import Clock
 from .._engine import Plan
 from .._errors import MaxStepsError, NonFiniteError, SolveError, SolveTimeout, StepUnderflowError
 from . import diagnose, probe
+from .loop import START
 from .method import EPS, Method
 from .rk import dense_stages, explicit_step, spread
 from .trajectory import Trajectory
@@ -176,7 +177,7 @@ class Batch:
         k1 = self.field(self.t + self.sign * h0, self.y + step * self.k0)
         d2 = self._rms((k1 - self.k0) / scale) / h0
         top = torch.maximum(d1, d2)
-        h1 = (0.01 / top) ** (1 / self.method.tableau.error_order)
+        h1 = (START / top) ** (1 / self.method.tableau.error_order)
         h1 = torch.where(top <= 1e-15, torch.clamp(h0 * 1e-3, min=1e-6 * span), h1)
         best = torch.minimum(100 * h0, h1).clamp(max=span)
         return torch.where(torch.isfinite(best), best, h0.nan_to_num(1e-6 * span))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 POINTS = 16  # samples of f along the step
 POWER = 3  # iterations for the largest eigenvalue
+SMOOTH = 16.0  # how far apart two differences of f are that must agree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +67,17 @@ def _stiffness(integ: Integrator, h: float, iterations: int) -> Stiffness:
     if not 0 < length < math.inf:
         return Stiffness()
     delta = math.sqrt(torch.finfo(y.dtype).eps) * (_largest(y) + h * length)
-    v, size, along = k0 / length, 0.0, 0.0
+    v, before, size, along = k0 / length, k0, 0.0, 0.0
     for _ in range(iterations):
         w = (integ.rhs(t, y + delta * v) - k0) / delta
         size = _largest(w)
         if not 0 < size < math.inf:
             return Stiffness()
         along = float(torch.dot(v, w / size) / torch.dot(v, v))
-        v = w / size
+        before, v = v, w / size
+    far = SMOOTH * delta  # where the change of f is as many times larger, if it is no noise
+    if not _largest(integ.rhs(t, y + far * before) - k0) > 0.5 * far * size:
+        return Stiffness()
     sign = 1.0 if integ.end > integ.start else -1.0
     return Stiffness(h * size, sign * along < -0.3)
 
@@ -96,12 +100,12 @@ def _roughness(integ: Integrator, window: float) -> str:
     if not torch.equal(here, integ.rhs(integ.t, integ.y)):
         return "f is random: two evaluations at this t and y differ (dropout, noise, sampling?)"
     sign = 1.0 if integ.end > integ.start else -1.0
-    size = float(torch.linalg.vector_norm(here))
     low = -min(window, abs(integ.t - integ.start))
     width = min(window, abs(integ.end - integ.t)) - low
-    first = 0.0
+    first = size = 0.0
     for level in range(2):
-        jumps = _differences(integ, here, sign, low, width)
+        top, jumps = _differences(integ, here, sign, low, width)
+        size = size or top  # here alone f may pass through zero
         total, largest = sum(jumps), max(jumps)
         if not 0 < total < math.inf:
             return ""
@@ -120,11 +124,12 @@ def _roughness(integ: Integrator, window: float) -> str:
 
 def _differences(
     integ: Integrator, k0: Tensor, sign: float, low: float, width: float
-) -> list[float]:
-    """Sizes of f's changes between neighbours on the line y + s·k0 through the present state."""
+) -> tuple[float, list[float]]:
+    """RMS of f, and the sizes of its changes between neighbours, on the line y + s·k0."""
     values = []
     for i in range(POINTS + 1):
         s = sign * (low + width * i / POINTS)
         values.append(integ.rhs(integ.t + s, integ.y + s * k0))
-    pairs = itertools.pairwise(values)
-    return [float(torch.linalg.vector_norm(b - a)) for a, b in pairs]
+    sizes = [float(torch.linalg.vector_norm(x)) for x in values]
+    changes = [torch.linalg.vector_norm(b - a) for a, b in itertools.pairwise(values)]
+    return math.hypot(*sizes) / len(sizes) ** 0.5, [float(x) for x in changes]
