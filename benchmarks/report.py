@@ -53,7 +53,7 @@ def show(workload: Any, facts: list[Fact], note: str, console: Console) -> None:
     for i, name in enumerate(heads(memory)):
         table.add_column(name, justify="left" if i < 3 else "right", no_wrap=True)
     for fact in done:
-        table.add_row(*cells(fact, best, memory), style="bold" if fact["peer"] == "pyode" else "")
+        table.add_row(*cells(fact, best, memory), style="bold" if fact["peer"].startswith("pyode") else "")
     console.print(table)
     for fact in facts:
         if "median" not in fact:
@@ -98,8 +98,8 @@ def verdict(facts: list[Fact]) -> str:
     right = sorted(
         (f for f in facts if "median" in f and error(f) <= f["wrong"]), key=lambda f: f["median"]
     )
-    ours = [f for f in right if f["peer"] == "pyode"]
-    peers = [f for f in right if f["peer"] != "pyode"]
+    ours = [f for f in right if f["peer"].startswith("pyode")]
+    peers = [f for f in right if not f["peer"].startswith("pyode")]
     if not ours or not peers:
         return (
             "no comparison: " + ("no peer" if ours else "no pyode row") + " with a right gradient"
