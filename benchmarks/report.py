@@ -53,7 +53,9 @@ def show(workload: Any, facts: list[Fact], note: str, console: Console) -> None:
     for i, name in enumerate(heads(memory)):
         table.add_column(name, justify="left" if i < 3 else "right", no_wrap=True)
     for fact in done:
-        table.add_row(*cells(fact, best, memory), style="bold" if fact["peer"].startswith("pyode") else "")
+        table.add_row(
+            *cells(fact, best, memory), style="bold" if fact["peer"].startswith("pyode") else ""
+        )
     console.print(table)
     for fact in facts:
         if "median" not in fact:

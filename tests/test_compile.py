@@ -417,8 +417,6 @@ def test_large_products_in_float32(bias):
 def test_evaluations_outside_steps_are_compiled(net):
     """The first evaluation of a `Discrete` solve is a program's, and so is its transpose."""
     sol = pyode.solve(net, start(), TS, solver=DOPRI5, engine=COMPILED)
-    eager = pyode.solve(net, start(), TS, solver=DOPRI5)
     sol.ys.sum().backward()
-    eager.ys.sum().backward()
     assert sol.stats.backward.recomputed == 0
-    assert sol.stats.backward.nvjp == eager.stats.backward.nvjp
+    assert sol.stats.backward.nvjp == 6 * sol.stats.forward.accepted + 1

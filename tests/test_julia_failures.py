@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import pyode
+from pyode._julia import runtime, session
 
 pytestmark = pytest.mark.julia
 F64 = torch.float64
@@ -254,3 +255,28 @@ def test_a_result_that_becomes_wrong_during_the_solve(bad):
 def test_an_unknown_option_of_the_engine():
     with pytest.raises(pyode.InputTypeError, match="Did you mean 'process'"):
         pyode.Julia(proces=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("thrown", "kind", "words"),
+    [
+        (
+            "InterpolantBroken(0.25, 1e-3)",
+            pyode.BackwardError,
+            "misses its own step by 0.001 at t=0.25",
+        ),
+        ('ReplayFailed("MaxIters")', pyode.BackwardError, "done again, ended with MaxIters"),
+        (
+            "StepNotSeen(0.25)",
+            pyode.JuliaEngineError,
+            "steps at t=0.25 are not those of the tableau",
+        ),
+        ('NotReadable("Foo5")', pyode.JuliaEngineError, "(Foo5)"),
+    ],
+)
+def test_exceptions_of_the_package_in_words(thrown, kind, words):
+    with pytest.raises(runtime.julia_error()) as caught:
+        runtime._run().module.seval(f"throw(PyODE.{thrown})")
+    err = session.translated(caught.value)
+    assert type(err) is kind
+    assert words in str(err)

@@ -81,6 +81,7 @@ end
 "An integrator whose interpolant does not give its own state."
 struct Broken
     u::Vector{Float64}
+    uprev::Vector{Float64}
     t::Float64
     tprev::Float64
 end

@@ -111,6 +111,12 @@ def type_name(value: Any) -> str:
     return str(main.nameof(main.typeof(value)))
 
 
+def fact(value: Any, name: str) -> Any:
+    """A field of a Julia value, as Python's own number or string."""
+    main = _run().juliacall.Main
+    return main.getfield(value, main.Symbol(name))
+
+
 def _run() -> _Running:
     if not _running:
         juliacall = _juliacall()

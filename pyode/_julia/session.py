@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -223,21 +224,21 @@ class Local(Session):
 def translated(err: Any) -> Exception:
     """A Julia exception in pyode's words."""
     value = err.exception
-    kind = runtime.type_name(value)
+    kind, fact = runtime.type_name(value), functools.partial(runtime.fact, value)
     if kind == "ReplayFailed":
         return BackwardError(
-            f"the solve between two checkpoints, done again, ended with {value.code}.",
+            f"the solve between two checkpoints, done again, ended with {fact('code')}.",
             hint="max_steps, or adjoint=Interpolating() without a memory limit.",
         )
     if kind == "InterpolantBroken":
         return BackwardError(
-            f"the backward solver's dense output misses its own step by {value.miss:.3g} at "
-            f"t={value.t:g}: Gauss would be wrong.",
+            f"the backward solver's dense output misses its own step by {fact('miss'):.3g} at "
+            f"t={fact('t'):g}: Gauss would be wrong.",
             cause="a fault of OrdinaryDiffEqCore after 3.10 (steps cut short by an output time)",
             hint="adjoint=Interpolating() or Quadrature(), or OrdinaryDiffEqCore 3.10.",
         )
     if kind in ("StepNotSeen", "NotReadable"):
-        where = f" at t={value.t:g}" if kind == "StepNotSeen" else f" ({value.name})"
+        where = f" at t={fact('t'):g}" if kind == "StepNotSeen" else f" ({fact('name')})"
         return JuliaEngineError(
             f"OrdinaryDiffEq's steps{where} are not those of the tableau that was read off it: "
             "Discrete would be wrong. Pass adjoint=Interpolating() or Gauss(), or use "
