@@ -68,9 +68,7 @@ def rows(problem: problems.Problem, rtol: float, engines: list[str]) -> list[tup
     found = [("torch backsolve", pyode.Dopri5(**tol), pyode.Backsolve(), "torch")]
     if "julia" in engines:
         adjoint = pyode.Interpolating(checkpoints=20)
-        solver = pyode.Dopri5(**tol)
-        if problem.stiff:
-            solver, adjoint = pyode.KenCarp4(**tol), pyode.Interpolating(checkpoints=20)
+        solver = pyode.KenCarp4(**tol) if problem.stiff else pyode.Dopri5(**tol)
         found.append(("julia interpolating, 20 checkpoints", solver, adjoint, "julia"))
     return found
 
@@ -110,10 +108,15 @@ def main() -> None:
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     for ax, problem in zip(axes, cases, strict=True):
         for label, errors in compare(problem, rtols, engines).items():
-            ax.loglog(rtols, errors, "o-", label=label)
+            (line,) = ax.loglog(rtols, errors, "o-", label=label)
+            failed = [rtol for rtol, error in zip(rtols, errors, strict=True) if error != error]
+            if failed:  # crosses at the upper edge
+                line.set_label(f"{label} (×: failed)")
+                top, style = [1.0] * len(failed), {"color": line.get_color(), "clip_on": False}
+                ax.plot(failed, top, "x", transform=ax.get_xaxis_transform(), **style)
         ax.set(title=problem.name, xlabel="rtol")
+        ax.legend(frameon=False, loc="lower right", fontsize="small")
     axes[0].set_ylabel("relative error of dL/dθ")
-    axes[1].legend(frameon=False)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "compare_engines.png"
     fig.savefig(path, dpi=150)
