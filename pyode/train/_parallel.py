@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 from typing import Any
@@ -37,6 +38,8 @@ class World:
             )
         if not dist.is_initialized():
             dist.init_process_group("gloo")
+            # else its threads are still there when the interpreter ends: now and then an abort
+            atexit.register(_leave)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -83,5 +86,10 @@ class World:
 
     def leave(self) -> None:
         """Leave the group; to be called once all is done."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+        if self.size > 1:
+            _leave()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
