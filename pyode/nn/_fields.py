@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +57,7 @@ class ConcatConv1d(nn.Conv1d):
         super().__init__(in_channels + 1, out_channels, kernel_size, padding=padding)
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        conv, weight, pad = nn.functional.conv1d, self.weight, self.padding
-        added = conv(x.new_ones(1, 1, *x.shape[2:]), weight[:, :1], padding=pad)
-        return conv(x, weight[:, 1:], self.bias, padding=pad) + t * added
+        return _concat_conv(nn.functional.conv1d, self, t, x)
 
 
 class ConcatConv2d(nn.Conv2d):
@@ -68,9 +67,16 @@ class ConcatConv2d(nn.Conv2d):
         super().__init__(in_channels + 1, out_channels, kernel_size, padding=padding)
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        conv, weight, pad = nn.functional.conv2d, self.weight, self.padding
-        added = conv(x.new_ones(1, 1, *x.shape[2:]), weight[:, :1], padding=pad)
-        return conv(x, weight[:, 1:], self.bias, padding=pad) + t * added
+        return _concat_conv(nn.functional.conv2d, self, t, x)
+
+
+def _concat_conv(conv: Any, layer: Any, t: Tensor, x: Tensor) -> Tensor:
+    """The bias is added with the time, so that its gradient costs no sum over the batch more."""
+    time, state = layer.weight.split([1, x.shape[1]], 1)
+    ones = x.new_ones(1, 1, *x.shape[2:])
+    bias = layer.bias.view(-1, *[1] * (x.ndim - 2))
+    added = torch.addcmul(bias, t, conv(ones, time, padding=layer.padding))
+    return conv(x, state, padding=layer.padding) + added
 
 
 class _ConvField(nn.Module):
