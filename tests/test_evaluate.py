@@ -104,11 +104,13 @@ def test_report_has_reported_and_measured_side_by_side(runs, tmp_path, capsys):
     assert f"{accuracy:.4f}" in page
 
 
-def test_labels_tell_runs_on_other_numbers_of_samples_apart(runs, tmp_path):
+def test_labels_tell_runs_of_other_solvers_and_numbers_of_samples_apart(runs, tmp_path):
     _, run, _ = runs
     fewer = pt.train(run.config.changed(epochs=1, limit=100), tmp_path)
+    other = pt.train(run.config.changed(epochs=1, solver="bosh3"), tmp_path)
     assert labels([run, run]) == ["augmented", "augmented"]
     assert labels([run, fewer]) == ["augmented (400)", "augmented (100)"]
+    assert labels([run, other]) == ["augmented dopri5", "augmented bosh3"]
 
 
 def test_report_leaves_out_what_has_not_ended(tmp_path):

@@ -38,7 +38,8 @@ def train(
 
     Args:
         experiment: one of those `pyode experiments` lists.
-        preset: quick (about a minute on a laptop) or paper (the published settings).
+        preset: quick (about a minute on a laptop) or paper (the published settings; where they differ,
+            docs/experiments.md says why).
         model: which of the experiment's models (default: the first).
         adjoint: discrete, backsolve, interpolating, gauss, quadrature or forward.
         solver: dopri5, tsit5, rk4, euler, ...

@@ -104,7 +104,7 @@ def results(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _result(run: Run) -> dict[str, Any]:
     rows, config, facts = run.rows(), run.config, run.facts()
-    row, ode = final(run), rows[-1].get("nfe_forward", 0) > 0
+    row, ode = final(run), _ode(rows[-1])
     count = facts.get("train", {}).get("samples", config.limit)
     cpu = [r["cpu_seconds"] for r in rows if "cpu_seconds" in r]
     solver = config.solver
@@ -123,6 +123,10 @@ def _result(run: Run) -> dict[str, Any]:
         "CPU s/epoch": f"{sum(cpu) / len(cpu):.3g}" if cpu else "",
         "trajectory": _size(max(r.get("solve_bytes", 0) for r in rows)) if ode else "",
     }
+
+
+def _ode(row: dict[str, Any]) -> bool:
+    return row.get("nfe_forward", 0) > 0
 
 
 def _size(count: float) -> str:
@@ -155,11 +159,17 @@ def tables(folders: Sequence[str | pathlib.Path]) -> list[tuple[dict[str, str], 
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A label of each run, with the number of training samples where that differs."""
+    """A label of each run, with the solver and the number of training samples where they differ."""
     counts = [run.facts().get("train", {}).get("samples") for run in runs]
-    if len(set(counts)) == 1:
-        return [label(run) for run in runs]
-    return [f"{label(run)} ({count})" for run, count in zip(runs, counts, strict=True)]
+    solvers = [run.config.solver if _ode(run.rows()[-1]) else "" for run in runs]
+    several = len({solver for solver in solvers if solver}) > 1
+    found = []
+    for run, solver, count in zip(runs, solvers, counts, strict=True):
+        words = [label(run)]
+        words += [solver] if several and solver else []
+        words += [f"({count})"] if len(set(counts)) > 1 else []
+        found.append(" ".join(words))
+    return found
 
 
 def label(run: Run) -> str:
