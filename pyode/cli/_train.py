@@ -38,7 +38,7 @@ def train(
 
     Args:
         experiment: one of those `pyode experiments` lists.
-        preset: quick (about a minute on a laptop) or paper (the published settings; where they differ,
+        preset: quick (about a minute on a laptop) or paper (the published settings; where not,
             docs/experiments.md says why).
         model: which of the experiment's models (default: the first).
         adjoint: discrete, backsolve, interpolating, gauss, quadrature or forward.
