@@ -198,7 +198,7 @@ def test_backward_max_steps():
     [
         {"solver": pyode.Dopri8()},
         {"solver": pyode.Tsit5(norm="leaves")},
-        {"solver": pyode.Tsit5(controller=pyode.PID(p=0.4))},
+        {"solver": pyode.Rodas5P(controller=pyode.PID(p=0.4))},
         {"jumps": (0.5,)},
         {"batch": "independent", "y0": torch.ones(2, 2, dtype=F64)},
         {"adjoint": pyode.Discrete(memory="1 MB"), "y0": ONE.clone().requires_grad_()},
@@ -224,7 +224,7 @@ DECAY = {"f": lambda t, y: -y, "y0": torch.ones(2, dtype=torch.float64), "ts": (
         ({"engine": pyode.Julia(device="tpu")}, ("`device` got 'tpu'", "Pass one of: cpu, cuda")),
         ({"solver": pyode.FBDF(step_size=0.1)}, ("step_size=0.1", "order one", "KenCarp4(")),
         ({"solver": pyode.Tsit5(norm="leaves")}, ("norm='leaves'", "norm='rms'")),
-        ({"solver": pyode.Tsit5(controller=pyode.PID(p=0.4))}, ("controller=PID(", "Leave it out")),
+        ({"solver": pyode.FBDF(controller=pyode.PID(p=0.4))}, ("controller=PID(", "Leave it out")),
         ({"y0": torch.ones(2, dtype=torch.int64)}, ("`y0` has dtype torch.int64", "float32")),
         ({"f": lambda t, y: y[:1]}, ("shape [1]", "Return dy/dt in the state's shape")),
         ({"f": lambda t, y: -y.float()}, ("returned torch.float32", "to one dtype")),

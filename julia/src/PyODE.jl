@@ -13,6 +13,7 @@ using ADTypes: AutoFiniteDiff
 using ForwardDiff: ForwardDiff
 using LinearAlgebra: BLAS, BlasInt
 using OrdinaryDiffEqBDF: FBDF, QNDF
+using OrdinaryDiffEqCore: OrdinaryDiffEqCore
 using OrdinaryDiffEqLowOrderRK: BS3, DP5, Euler, Heun, Midpoint, RK4
 using OrdinaryDiffEqRosenbrock: Rodas5P, Rosenbrock23
 using OrdinaryDiffEqSDIRK: KenCarp4, Kvaerno5, TRBDF2
@@ -25,6 +26,7 @@ using SciMLSensitivity: SciMLSensitivity, BacksolveAdjoint, GaussAdjoint, Interp
     ODEAdjointProblem, QuadratureAdjoint, ZygoteVJP
 using SymbolicIndexingInterface: SymbolicIndexingInterface
 
+include("steps.jl")
 include("algorithms.jl")
 include("opaque.jl")
 include("native/lanes.jl")

@@ -41,7 +41,8 @@ implicit(alg) = nameof(typeof(alg)) in Symbol.(IMPLICIT)
 
 Every setting of one direction of a solve, none left to a default of SciML's.
 
-`dt = 0` lets the solver choose the first step. `maxiters` bounds accepted and rejected steps.
+`dt = 0` lets the solver choose the first step. `maxiters` bounds accepted and rejected steps. `control` is for
+explicit methods: the others have SciML's own.
 """
 Base.@kwdef struct Options{T}
     reltol::T
@@ -52,9 +53,10 @@ Base.@kwdef struct Options{T}
     dtmax::T = T(Inf)
     maxiters::Int
     tstops::Vector{T} = T[]
+    control::Controller = Controller()
 end
 
 "The same with other times to stop at."
 with_stops(o::Options, tstops) = Options(;
-    o.reltol, o.abstol, o.adaptive, o.dt, o.dtmin, o.dtmax, o.maxiters, tstops,
+    o.reltol, o.abstol, o.adaptive, o.dt, o.dtmin, o.dtmax, o.maxiters, tstops, o.control,
 )

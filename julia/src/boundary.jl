@@ -69,18 +69,35 @@ function native_of(type, n, np, sign, f, vjp, vjp_p, fused, vjp_t, table, fuses,
     return Field{T}(; f! = nothing, n, np, sign = T(sign), native)
 end
 
-"`Options` from `count` numbers at an address: seven, and times to stop at in the field's own time."
+"`Options` from `count` numbers at an address: thirteen, and times to stop at in the field's own time."
 function options_of(::Field{T}, at, count) where {T}
     x = read_vector(Float64, at, count)
     return Options{T}(;
         reltol = x[1], abstol = x[2], adaptive = x[3] == 1, dt = x[4], dtmin = x[5], dtmax = x[6],
-        maxiters = Int(x[7]), tstops = T.(x[8:end]),
+        maxiters = Int(x[7]), control = Controller(x[8:13]...), tstops = T.(x[14:end]),
     )
 end
 
-"`forward` for a caller with addresses; fills `ys` (`m × n` there, row by row) and `last`."
+# Bytes between two collections: Julia's own schedule lets tens of megabytes of a training's garbage
+# pile up; and its cost is by the garbage, whenever it is swept.
+const GARBAGE = 16 * 2^20
+const SWEPT = Ref(0)
+
+"""
+Sweep up after many solves, at the end of one: what it held is young, and dies young. The caller's
+language calls from here, so finalizers of its objects may run.
+"""
+function tidy()
+    made = Base.gc_bytes()
+    made - SWEPT[] > GARBAGE || return nothing
+    GC.gc(false)
+    SWEPT[] = made
+    return nothing
+end
+
+"`forward` for a caller with addresses (0 for a `first` that is not known); fills `ys` and `last`."
 function forward_at(
-        field::Field{T}, u0, ts, m, name, settings, count, keep, slots, marks, marked, ys, lead, last,
+        field::Field{T}, u0, first, ts, m, name, settings, count, keep, slots, marks, marked, ys, lead, last,
         deadline,
     ) where {T}
     field.deadline, place = deadline, field.place
@@ -90,11 +107,13 @@ function forward_at(
             field, read_vector(T, u0, field.n, place), times, algorithm(name),
             options_of(field, settings, count); keep = String(keep), slots, lead,
             marks = T.(read_vector(Float64, marks, marked)),
+            first = first == 0 ? nothing : wrap(place, T, first, field.n),
         )
         write_to(ys, fwd.states, place)
         write_to(last, fwd.last, place)
         return fwd
     end
+    tidy()
     return fwd, facts(fwd.report), facts(field.trouble), counted!(field.native)
 end
 
@@ -116,6 +135,7 @@ function gradient_at(
         write_to(p, found.p, place)
         return found
     end
+    tidy()
     return facts(found.report), facts(field.trouble), counted!(field.native), found.estimate,
         field.peak, length(found.drift), found.drift
 end
@@ -137,7 +157,8 @@ function interpolate_at(fwd::Forward{T}, t, at, deadline) where {T}
 end
 
 "A report as a tuple of plain values."
-facts(r::Report) = (r.code, r.t, r.dt, r.top, r.accepted, r.rejected, r.bytes)
+facts(r::Report) =
+    (r.code, r.t, r.dt, r.top, r.accepted, r.rejected, r.bytes, r.forced, r.worst)
 facts(t::Trouble) = (t.what, Float64(t.t), t.index, t.count)
 
 "Names and versions of the packages a result depends on."

@@ -141,12 +141,12 @@ end
 
 function (r::Rhs)(du, u, p, t)
     field, memo = r.field, r.field.memo
+    note!(field.tape, u, t)
     if memo.full && memo.t == t && memo.u == u
         copyto!(du, memo.dy)
         return nothing
     end
     hurry(field, t)
-    note!(field.tape, u, t)
     call_f!(field, du, u, field.sign * t)
     field.sign < 0 && (du .= .-du)
     watch!(field, "f", du, t)
@@ -175,6 +175,16 @@ end
 
 "Forget the last fused evaluation: the parameters may have changed."
 forget!(field) = (field.memo.full = false; nothing)
+
+"f(u, t) is known: it is not asked for."
+function know!(field, u, t, first)
+    (; memo) = field
+    copyto!(memo.u, u)
+    copyto!(memo.dy, first)
+    field.sign < 0 && (memo.dy .= .-memo.dy)
+    memo.t, memo.full = t, true
+    return nothing
+end
 
 function (v::Vjp)(dλ, λ, u, p, t)
     field = v.field

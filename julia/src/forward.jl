@@ -10,6 +10,7 @@ A forward solve and what its backward pass needs.
 - `dense`: whether every step was
 - `last`: the last finite state at the end of a step
 - `tape`: its steps, where they are to be differentiated
+- `step`: the step size that it would have gone on with, or 0
 """
 struct Forward{T, V, M, F, Y}
     field::F
@@ -20,10 +21,11 @@ struct Forward{T, V, M, F, Y}
     last::V
     report::Report
     tape::Union{Nothing, Tape{T}}
+    step::Float64
 end
 
 """
-    forward(field, u0, ts, alg, options; keep, slots = 0, marks = []) -> Forward
+    forward(field, u0, ts, alg, options; keep, slots = 0, marks = [], first = nothing) -> Forward
 
 Integrate over `ts` (increasing). `keep` is
 
@@ -34,13 +36,23 @@ Integrate over `ts` (increasing). `keep` is
 - `"stages"`: the states at which each step evaluated f, for `discrete`;
 - `"steps"`: the state at each step, for the same.
 
-`lead` > 0: errors of the first `lead` entries and of the others are controlled apart.
+`lead` > 0: errors of the first `lead` entries and of the others are controlled apart. `first`: f at the
+start, if it is known.
 """
 function forward(
         field::Field{T}, u0, ts, alg, options;
-        keep = "outputs", slots = 0, marks = T[], lead = 0,
+        keep = "outputs", slots = 0, marks = T[], lead = 0, first = nothing,
     ) where {T}
     forget!(field)
+    first === nothing || know!(field, u0, ts[1], first)
+    try
+        return keeping(field, u0, ts, alg, options, keep, slots, marks, lead)
+    finally
+        forget!(field)
+    end
+end
+
+function keeping(field::Field{T}, u0, ts, alg, options, keep, slots, marks, lead) where {T}
     field.trouble.what = ""
     span = (ts[1], ts[end])
     norm = lead > 0 ? GroupNorm(1:lead, (lead + 1):field.n) : GroupNorm(1:field.n)
@@ -73,7 +85,7 @@ function dense_forward(field::Field{T}, prob, ts, alg, options) where {T}
         t <= integ.t && traj(view(states, :, i), t)
     end
     ended = with_bytes(ended, held(integ.sol))
-    return Forward(field, ts, states, traj, true, last_state(integ), ended, nothing)
+    return Forward(field, ts, states, traj, true, last_state(integ), ended, nothing, intended(integ))
 end
 
 function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
@@ -98,7 +110,8 @@ function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
     end
     traj = Trajectory(field, prob, alg, options, times, kept, steps)
     size = tape === nothing ? sizeof(T) * (field.n * length(kept) + length(steps)) : bytes(tape)
-    return Forward(field, ts, states, traj, false, last_state(integ), with_bytes(ended, size), tape)
+    ended = with_bytes(ended, size)
+    return Forward(field, ts, states, traj, false, last_state(integ), ended, tape, intended(integ))
 end
 
 "No output has been reached yet."

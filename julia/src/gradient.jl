@@ -63,7 +63,10 @@ function pull_back(
     held_at = fwd.dense || kind isa Val{:backsolve} ? T[] : fwd.traj.times
     options = with_stops(options, unique(vcat(held_at, options.tstops)))
     dense = kind isa Val{:quadrature}
-    integ = begin_solve(prob, alg, options; own, jumps, dense)
+    start = adjoint_norm(kind, field.n, field.np, true)  # ∂L/∂p begins at zero
+    integ = begin_solve(
+        prob, alg, options; own, jumps, dense, stops = fwd.ts, norm = start, hint = fwd.step,
+    )
     ended = run!(integ, field.sign)
     field.peak += fwd.report.bytes + (dense ? held(integ.sol) : 0)
     λ_of_t = dense ? dense_output(integ.sol, alg, vcat(fwd.ts, options.tstops)) : nothing

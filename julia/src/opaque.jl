@@ -81,23 +81,39 @@ problem(f, u0, span, p, o, norm) =
     ODEProblem(f, u0, span, p; o.maxiters, verbose = false, internalnorm = norm)
 
 """
-    begin_solve(prob, alg, options; own, jumps, dense, outputs)
+    begin_solve(prob, alg, options; own, jumps, dense, outputs, stops, norm, hint)
 
 An integrator, every setting given: SciML's defaults depend on each other. `own` and `jumps` are
-callbacks; `dense` keeps every step, otherwise the states at `outputs` are kept.
+callbacks; `dense` keeps every step, otherwise the states at `outputs` are kept. For the controller of
+explicit methods: `stops`, where `jumps` stop, and `norm` and `hint` as `first_step` has them.
 """
 function begin_solve(
         prob, alg, o::Options{T}; own = idle(), jumps = idle(), dense = false, outputs = T[],
+        stops = T[], norm = prob.kwargs[:internalnorm], hint = 0,
     ) where {T}
     low, high = minmax(prob.tspan...)
+    dtmax = min(o.dtmax, high - low)
+    steps = implicit(alg) || !o.adaptive ? nothing :
+        Steps(o.control, alg, o.dtmin, dtmax, targets(prob.tspan, stops, o.tstops))
     settings = (;
         o.reltol, o.abstol, o.adaptive, o.maxiters, verbose = false,
-        dtmax = min(o.dtmax, high - low), o.dtmin, force_dtmin = o.dtmin > 0,
-        dt = o.dt > 0 ? o.dt : nothing, o.tstops, callback = CallbackSet(own, jumps),
+        dtmax, o.dtmin, force_dtmin = o.dtmin > 0, controller = steps,
+        dt = o.dt > 0 ? o.dt : steps === nothing ? nothing : dtmax, o.tstops, callback = CallbackSet(own, jumps),
         dense, save_everystep = dense, save_start = dense || !isempty(outputs), saveat = outputs,
         internalnorm = prob.kwargs[:internalnorm],
     )
     integ = init(prob, alg; settings...)
     prob.f.f.call isa Retimed && (prob.f.f.call.integ = integ)
+    steps === nothing || start!(integ, steps, o.dt, norm, hint)
     return integ
+end
+
+"Times between two ends, and the last of these, multiplied by their direction and sorted."
+function targets((start, stop), times...)
+    sign = start <= stop ? 1 : -1
+    found = Float64[stop]
+    for part in times, t in part
+        sign * start < sign * t < sign * stop && push!(found, t)
+    end
+    return unique!(sort!(sign .* found))
 end

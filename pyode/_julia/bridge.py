@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import _adjoints as adj
 from .._engine import Plan
-from .._solvers import AdaptiveSolver, Solver
+from .._solvers import PID, AdaptiveSolver, Solver
 from .callbacks import Callbacks
 from .places import place_of
 from .remote import Remote
@@ -61,9 +61,16 @@ class Bridge:
         """Integrate from `z`; the errors of its first `lead` entries are controlled apart."""
         self.callbacks.clock = plan.clock
         settings = self._settings(plan, plan.solver)
-        state = self.place.array(z)
+        state, first = self.place.array(z), self._first(plan, z)
         marks = np.asarray(keep.marks, dtype=np.float64) * self.sign
-        return self.session.forward(state, settings, Keep(keep.keep, keep.slots, marks), lead)
+        return self.session.forward(state, first, settings, Keep(keep.keep, keep.slots, marks), lead)
+
+    def _first(self, plan: Plan, z: Tensor) -> Any:
+        """F at the start, where the plan's first evaluation was there."""
+        known, start = plan.field.first, plan.times.values[0]
+        if known is None or known[0] != start or known[1].shape != z.shape:
+            return None
+        return self.place.array(known[1])
 
     def gradient(self, plan: Plan, solver: Solver, g: Tensor) -> Pulled:
         """Pull `g` `[m, n]` back."""
@@ -100,7 +107,7 @@ class Bridge:
             first = min(float(solver.step_size), span)
         return Settings(
             algorithm(solver), rtol, atol, adaptive, first, low, high, plan.limits.max_steps,
-            np.asarray(sorted(set(stops)), dtype=np.float64), _seconds(plan.clock),
+            _control(solver), np.asarray(sorted(set(stops)), dtype=np.float64), _seconds(plan.clock),
         )  # fmt: skip
 
 
@@ -114,6 +121,13 @@ def _functions(plan: Plan, fused: bool) -> frozenset[str]:
         wanted |= {"fused"} if fused else {"vjp", "vjp_p"}
         wanted |= {"vjp", "vjp_p"} if stiff else set()
     return frozenset(wanted)
+
+
+def _control(solver: Solver) -> tuple[float, ...]:
+    """The controller's numbers, as `PyODE.Controller` has them; fixed steps do not ask for them."""
+    pid = solver.controller if isinstance(solver, AdaptiveSolver) else PID()
+    safety = pid.margin(getattr(solver, "rtol", 1.0))
+    return pid.p, pid.i, pid.d, safety, pid.factor_min, pid.factor_max
 
 
 def _seconds(clock: Clock | None) -> float:

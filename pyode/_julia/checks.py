@@ -123,10 +123,10 @@ def _check_solver(argument: str, solver: s.Solver) -> None:
     if norm != "rms":
         raise InputError(f"`{argument}` has norm={norm!r}; engine 'julia' has norm='rms' only.")
     controller = getattr(solver, "controller", USUAL)
-    if controller is not USUAL and controller != USUAL:
+    if solver.stiff and controller is not USUAL and controller != USUAL:
         raise InputError(
-            f"`{argument}` has controller={controller!r}; engine 'julia' uses SciML's own "
-            "controllers. Leave it out."
+            f"`{argument}` has controller={controller!r}; engine 'julia' leaves the steps of implicit "
+            "methods to SciML's own controllers. Leave it out, or pass an explicit solver."
         )
     if getattr(solver, "interp", "dense") != "dense":
         raise InputError(f"`{argument}` has interp={solver.interp!r}; pass interp='dense'.")  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from .._torch.adjoint_rhs import cotangent_scale, time_grads, zero_grads
 from . import runtime
 from .bridge import Bridge
 from .checks import DEVICES, check
-from .failures import backward_failure, forward_failure
+from .failures import Report, backward_failure, forward_failure
 from .native.field import choose as choose_native
 from .session import Counts, Pulled
 from .storage import decide
@@ -147,9 +147,8 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     solved = bridge.forward(plan, z, decide(plan), n if wide else 0)
     report, rows = solved.report, bridge.place.tensor(solved.rows)
     stats = plan.stats.forward
-    stats.accepted, stats.rejected = report.accepted, report.rejected
+    _count(stats, report, solved.counts)
     stats.peak_bytes = report.bytes
-    _count(stats, solved.counts)
     ys = rows[:, :n].contiguous() if wide else rows
     # with Discrete the caller may write into what is returned
     own = isinstance(plan.adjoint, adj.Discrete) and "ts" in plan.needs
@@ -182,8 +181,10 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads)
 
 
-def _count(stats: Stats, counts: Counts) -> None:
-    """Evaluations that a native field made are counted in Julia."""
+def _count(stats: Stats, report: Report, counts: Counts) -> None:
+    """Steps; and evaluations that a native field made, which are counted in Julia."""
+    stats.accepted, stats.rejected = report.accepted, report.rejected
+    stats.forced, stats.forced_error = report.forced, report.forced_error
     stats.nfe += counts.nfe
     stats.nvjp += counts.nvjp
     stats.njac += counts.njac
@@ -192,10 +193,9 @@ def _count(stats: Stats, counts: Counts) -> None:
 def _account(plan: Plan, bridge: Bridge, found: Pulled) -> None:
     """Counts, and everything that is not right said: failure, drift, quadrature error, memory."""
     report, stats, adjoint = found.report, plan.stats.backward, plan.adjoint
-    stats.accepted, stats.rejected = report.accepted, report.rejected
+    _count(stats, report, found.counts)
     stats.peak_bytes = found.peak_bytes
     stats.recomputed = bridge.callbacks.plain + found.counts.plain
-    _count(stats, found.counts)
     estimate = found.estimate
     if isinstance(adjoint, adj.Backsolve):
         stats.drift = found.drift

@@ -34,6 +34,8 @@ class Report:
     accepted: int
     rejected: int
     bytes: int
+    forced: int
+    forced_error: float
 
     @property
     def ok(self) -> bool:

@@ -139,8 +139,10 @@ class Remote(Session):
         self.calls.error = None
         return self.server.ask(request, self.calls, self.setup)
 
-    def forward(self, z: Array, settings: Settings, keep: Keep, lead: int) -> Solved:
-        return self._ask("forward", self.id, z, settings, keep, lead)
+    def forward(
+        self, z: Array, first: Array | None, settings: Settings, keep: Keep, lead: int
+    ) -> Solved:
+        return self._ask("forward", self.id, z, first, settings, keep, lead)
 
     def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
         return self._ask("gradient", self.id, g, settings, pull)

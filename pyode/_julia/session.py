@@ -51,13 +51,15 @@ class Settings:
     low: float
     high: float
     max_steps: int
+    control: tuple[float, ...]
     stops: Array
     seconds: float
 
     def packed(self) -> Array:
         """The numbers among them, as `PyODE.options_of` reads them."""
         head = (self.rtol, self.atol, self.adaptive, self.first, self.low, self.high)
-        return np.asarray([*head, self.max_steps, *self.stops], dtype=np.float64)
+        numbers = [*head, self.max_steps, *self.control, *self.stops]
+        return np.asarray(numbers, dtype=np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +121,13 @@ class Session(abc.ABC):
     """A forward solve and what its backward solves need."""
 
     @abc.abstractmethod
-    def forward(self, z: Array, settings: Settings, keep: Keep, lead: int) -> Solved:
-        """Integrate from `z` `[n]`; the errors of its first `lead` entries are controlled apart."""
+    def forward(
+        self, z: Array, first: Array | None, settings: Settings, keep: Keep, lead: int
+    ) -> Solved:
+        """Integrate from `z` `[n]`; the errors of its first `lead` entries are controlled apart.
+
+        `first`: f there, if it is known.
+        """
 
     @abc.abstractmethod
     def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
@@ -166,14 +173,16 @@ class Local(Session):
             self.field = self.jl.native_of(*head, *at, setup.fused, poll)
         self.solved: Any = None
 
-    def forward(self, z: Array, settings: Settings, keep: Keep, lead: int) -> Solved:
+    def forward(
+        self, z: Array, first: Array | None, settings: Settings, keep: Keep, lead: int
+    ) -> Solved:
         times, packed = self.setup.times, settings.packed()
         at, full = self.place.address, self.place.full
         rows = full((len(times), self.setup.n), math.nan, self.setup.type)
         last = full((self.setup.n,), math.nan, self.setup.type)
         self.solved, report, trouble, counts = self._call(
-            self.jl.forward_at, self.field, at(z), times.ctypes.data, len(times),
-            settings.solver, packed.ctypes.data, len(packed), keep.keep, keep.slots,
+            self.jl.forward_at, self.field, at(z), 0 if first is None else at(first),
+            times.ctypes.data, len(times), settings.solver, packed.ctypes.data, len(packed), keep.keep, keep.slots,
             keep.marks.ctypes.data, len(keep.marks), at(rows), lead, at(last),
             time.time() + settings.seconds,
         )  # fmt: skip

@@ -88,11 +88,9 @@ def backward_solver(plan: Plan) -> s.Solver:
 
 
 # What a solver's tolerances are multiplied by for SciML, so that errors of y and of gradients are
-# of the size of the tolerance. Without it, at 1e-10: DP5's estimate lets twice the others' error
-# through, Rodas5P's and KenCarp4's ten times the tolerance, Kvaerno5's 40, FBDF's 100, QNDF's a
+# of the size of the tolerance. Without it, at 1e-10: Rodas5P's and KenCarp4's ten times the tolerance, Kvaerno5's 40, FBDF's 100, QNDF's a
 # thousand; those of order 2 are off by as many tolerances as steps are taken.
 SHARPER: dict[type[s.Solver], float] = {
-    s.Dopri5: 0.5,
     s.Kvaerno5: 0.1,
     j.Rodas5P: 0.15,
     j.KenCarp4: 0.25,
