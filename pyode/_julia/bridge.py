@@ -63,7 +63,8 @@ class Bridge:
         settings = self._settings(plan, plan.solver)
         state, first = self.place.array(z), self._first(plan, z)
         marks = np.asarray(keep.marks, dtype=np.float64) * self.sign
-        return self.session.forward(state, first, settings, Keep(keep.keep, keep.slots, marks), lead)
+        held = Keep(keep.keep, keep.slots, marks)
+        return self.session.forward(state, first, settings, held, lead)
 
     def _first(self, plan: Plan, z: Tensor) -> Any:
         """F at the start, where the plan's first evaluation was there."""
@@ -107,7 +108,8 @@ class Bridge:
             first = min(float(solver.step_size), span)
         return Settings(
             algorithm(solver), rtol, atol, adaptive, first, low, high, plan.limits.max_steps,
-            _control(solver), np.asarray(sorted(set(stops)), dtype=np.float64), _seconds(plan.clock),
+            _control(solver), np.asarray(sorted(set(stops)), dtype=np.float64),
+            _seconds(plan.clock),
         )  # fmt: skip
 
 

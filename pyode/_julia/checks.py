@@ -125,8 +125,8 @@ def _check_solver(argument: str, solver: s.Solver) -> None:
     controller = getattr(solver, "controller", USUAL)
     if solver.stiff and controller is not USUAL and controller != USUAL:
         raise InputError(
-            f"`{argument}` has controller={controller!r}; engine 'julia' leaves the steps of implicit "
-            "methods to SciML's own controllers. Leave it out, or pass an explicit solver."
+            f"`{argument}` has controller={controller!r}; engine 'julia' leaves the steps of "
+            "implicit methods to SciML's own controllers. Leave it out, or pass an explicit solver."
         )
     if getattr(solver, "interp", "dense") != "dense":
         raise InputError(f"`{argument}` has interp={solver.interp!r}; pass interp='dense'.")  # type: ignore[attr-defined]

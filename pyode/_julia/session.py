@@ -182,9 +182,9 @@ class Local(Session):
         last = full((self.setup.n,), math.nan, self.setup.type)
         self.solved, report, trouble, counts = self._call(
             self.jl.forward_at, self.field, at(z), 0 if first is None else at(first),
-            times.ctypes.data, len(times), settings.solver, packed.ctypes.data, len(packed), keep.keep, keep.slots,
-            keep.marks.ctypes.data, len(keep.marks), at(rows), lead, at(last),
-            time.time() + settings.seconds,
+            times.ctypes.data, len(times), settings.solver, packed.ctypes.data, len(packed),
+            keep.keep, keep.slots, keep.marks.ctypes.data, len(keep.marks), at(rows), lead,
+            at(last), time.time() + settings.seconds,
         )  # fmt: skip
         return Solved(rows, Report(*report), Trouble(*trouble), last, Counts(*counts))
 

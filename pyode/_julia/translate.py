@@ -88,8 +88,9 @@ def backward_solver(plan: Plan) -> s.Solver:
 
 
 # What a solver's tolerances are multiplied by for SciML, so that errors of y and of gradients are
-# of the size of the tolerance. Without it, at 1e-10: Rodas5P's and KenCarp4's ten times the tolerance, Kvaerno5's 40, FBDF's 100, QNDF's a
-# thousand; those of order 2 are off by as many tolerances as steps are taken.
+# of the size of the tolerance. Without it, at 1e-10: Rodas5P's and KenCarp4's estimates let ten
+# times the tolerance through, Kvaerno5's 40, FBDF's 100, QNDF's a thousand; those of order 2 are
+# off by as many tolerances as steps are taken.
 SHARPER: dict[type[s.Solver], float] = {
     s.Kvaerno5: 0.1,
     j.Rodas5P: 0.15,
