@@ -33,7 +33,7 @@ def taken(engine, adjoint, ts=(0.0, 1.0, 2.0, 5.0), kind=pyode.Dopri5, rtol=1e-6
         {"controller": pyode.PID(safety=0.5)},
         {"first_step": 0.01, "max_step": 0.05},
         {"min_step": 1e-3},
-        {"ts": (5.0, 1.0, 0.0), "rtol": 1e-4},
+        {"ts": (1.0, 0.6, 0.0), "rtol": 1e-7},
     ],
     ids=str,
 )
