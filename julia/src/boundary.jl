@@ -80,7 +80,7 @@ end
 
 # Bytes between two collections: Julia's own schedule lets tens of megabytes of a training's garbage
 # pile up; and its cost is by the garbage, whenever it is swept.
-const GARBAGE = 16 * 2^20
+const GARBAGE = 8 * 2^20
 const SWEPT = Ref(0)
 
 """
