@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import copy
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,8 +42,8 @@ class Plan:
 
     def with_clock(self, clock: Clock) -> Plan:
         """The same plan, for the direction that this clock is of."""
-        plan = copy.copy(self)
-        object.__setattr__(plan, "clock", clock)
+        plan = object.__new__(type(self))
+        plan.__dict__.update(self.__dict__, clock=clock)
         return plan
 
     @property

@@ -44,6 +44,9 @@ read_matrix(T, at, n, m, place = Host()) = copy(wrap(place, T, at, n, m))
 write_to(at, x::AbstractArray{T}, place = Host()) where {T} =
     (copyto!(wrap(place, T, at, length(x)), x); nothing)
 
+"The first whole numbers at an address."
+numbers_at(at, count::Val) = ntuple(i -> unsafe_load(Ptr{Int}(at), i), count)
+
 "A place by the name of its kind."
 place_of(kind, index) = place(Val(Symbol(String(kind))), index)
 
@@ -59,9 +62,13 @@ function field_of(place, type, n, np, sign, f, vjp, vjp_p, fused, jac, jacs, tgr
     end
 end
 
-"A `Field` of compiled functions at addresses; `table` is that of their memory."
-function native_of(type, n, np, sign, f, vjp, vjp_p, fused, vjp_t, table, fuses, poll)
+"""
+A `Field` of compiled functions; ten numbers at an address: n, np, the sign, the addresses of f, its vjps, that
+of their memory's, and `poll`'s.
+"""
+function native_of(type, where, fuses)
     T = TYPES[String(type)]
+    n, np, sign, f, vjp, vjp_p, fused, vjp_t, table, poll = numbers_at(where, Val(10))
     at(x) = Ptr{Cvoid}(x)
     native = NativeField{T}(
         at(f), at(vjp), at(vjp_p), at(fused), at(vjp_t), Ptr{Int}(table), fuses, at(poll), n, np,
@@ -74,7 +81,8 @@ function options_of(::Field{T}, at, count) where {T}
     x = read_vector(Float64, at, count)
     return Options{T}(;
         reltol = x[1], abstol = x[2], adaptive = x[3] == 1, dt = x[4], dtmin = x[5], dtmax = x[6],
-        maxiters = Int(x[7]), control = Controller(x[8:13]...), tstops = T.(x[14:end]),
+        maxiters = Int(x[7]), control = Controller(x[8], x[9], x[10], x[11], x[12], x[13]),
+        tstops = T.(x[14:end]),
     )
 end
 
@@ -95,34 +103,55 @@ function tidy()
     return nothing
 end
 
-"`forward` for a caller with addresses (0 for a `first` that is not known); fills `ys` and `last`."
-function forward_at(
-        field::Field{T}, u0, first, ts, m, name, settings, count, keep, slots, marks, marked, ys, lead, last,
-        deadline,
-    ) where {T}
-    field.deadline, place = deadline, field.place
+"""
+    forward_at(field, name, keep, at, deadline)
+
+`forward` for a caller with addresses: `at` is that of fourteen numbers, in the order below. Fills
+`ys`, `last` and `told`.
+
+Returns: the `Forward`; nothing if `first`, what the caller found f to be at the start, is not what a native
+field has there.
+"""
+function forward_at(field::Field{T}, name, keep, at, deadline) where {T}
+    u0, first, ts, m, settings, count, slots, marks, marked, ys, lead, last, told, prepare =
+        numbers_at(at, Val(14))
+    (; place) = field
+    field.deadline = deadline
     times = T.(read_vector(Float64, ts, m))
     fwd = inside(place) do
+        start = read_vector(T, u0, field.n, place)
+        known = first == 0 ? nothing : wrap(place, T, first, field.n)
+        fresh(field.native, prepare, start, field.sign * times[1], known) || return nothing
         fwd = forward(
-            field, read_vector(T, u0, field.n, place), times, algorithm(name),
-            options_of(field, settings, count); keep = String(keep), slots, lead,
-            marks = T.(read_vector(Float64, marks, marked)),
-            first = first == 0 ? nothing : wrap(place, T, first, field.n),
+            field, start, times, algorithm(name), options_of(field, settings, count);
+            keep = String(keep), slots, lead, marks = T.(read_vector(Float64, marks, marked)),
+            first = known,
         )
         write_to(ys, fwd.states, place)
         write_to(last, fwd.last, place)
         return fwd
     end
+    fwd === nothing || tell!(told, fwd.report, field)
     tidy()
-    return fwd, facts(fwd.report), facts(field.trouble), counted!(field.native)
+    return fwd
 end
 
-"`gradient` for a caller with addresses; fills `λ` and `p`."
+"How a forward solve that did not end well ended, and what was not finite, in words."
+words(fwd::Forward) = (fwd.report.code, fwd.field.trouble.what)
+
+"""
+    gradient_at(fwd, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline)
+
+`gradient` for a caller with addresses, of six numbers: those of `g`, the settings and their number, and what is
+filled: `λ`, `p` and `told`.
+
+Returns: nothing, or `words` where it did not end well.
+"""
 function gradient_at(
-        fwd::Forward{T}, adjoint, g, name, settings, count, resync, seminorm, quad_reltol,
-        quad_abstol, λ, p, deadline,
+        fwd::Forward{T}, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline,
     ) where {T}
     field, place = fwd.field, fwd.field.place
+    g, settings, count, λ, p, told = numbers_at(at, Val(6))
     field.deadline = deadline
     counted!(field.native)
     found = inside(place) do
@@ -135,9 +164,25 @@ function gradient_at(
         write_to(p, found.p, place)
         return found
     end
+    tell!(told, found.report, field, found.estimate, field.peak, found.drift)
     tidy()
-    return facts(found.report), facts(field.trouble), counted!(field.native), found.estimate,
-        field.peak, length(found.drift), found.drift
+    return ok(found.report) ? nothing : (found.report.code, field.trouble.what)
+end
+
+"What there is to say of one direction, as numbers at an address."
+function tell!(at, r::Report, field, estimate = 0.0, peak = 0, drift = ())
+    trouble, counts = field.trouble, counted!(field.native)
+    numbers = (
+        ok(r), r.t, r.dt, r.top, r.accepted, r.rejected, r.bytes, r.forced, r.worst,
+        trouble.t, trouble.index, trouble.count, counts..., estimate, peak, length(drift),
+    )
+    for (i, x) in enumerate(numbers)
+        unsafe_store!(Ptr{Float64}(at), Float64(x), i)
+    end
+    for (i, x) in enumerate(drift)
+        unsafe_store!(Ptr{Float64}(at), Float64(x), length(numbers) + i)
+    end
+    return nothing
 end
 
 "`compile` for numbers at addresses; names are separated by spaces."
@@ -155,11 +200,6 @@ function interpolate_at(fwd::Forward{T}, t, at, deadline) where {T}
     inside(() -> write_to(at, interpolate(fwd, T(t)), place), place)
     return nothing
 end
-
-"A report as a tuple of plain values."
-facts(r::Report) =
-    (r.code, r.t, r.dt, r.top, r.accepted, r.rejected, r.bytes, r.forced, r.worst)
-facts(t::Trouble) = (t.what, Float64(t.t), t.index, t.count)
 
 "Names and versions of the packages a result depends on."
 function versions()

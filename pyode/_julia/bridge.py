@@ -57,8 +57,11 @@ class Bridge:
             wanted = _functions(plan, fused)
             self.session = Local(setup, self.callbacks, native, wanted, self.place)
 
-    def forward(self, plan: Plan, z: Tensor, keep: Storage, lead: int) -> Solved:
-        """Integrate from `z`; the errors of its first `lead` entries are controlled apart."""
+    def forward(self, plan: Plan, z: Tensor, keep: Storage, lead: int) -> Solved | None:
+        """Integrate from `z`; the errors of its first `lead` entries are controlled apart.
+
+        None: f is not what was translated.
+        """
         self.callbacks.clock = plan.clock
         settings = self._settings(plan, plan.solver)
         state, first = self.place.array(z), self._first(plan, z)

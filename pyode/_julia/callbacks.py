@@ -9,7 +9,9 @@ address. f must not keep `y` beyond its call, for its memory is Julia's: it must
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +62,29 @@ class Callable:
     def functions(self) -> dict[str, Any]:
         """The C functions, to be held by whoever calls them (here they would be a cycle)."""
         return {name: SIGNATURE(self.place.guarded(getattr(self, name))) for name in NAMES}
+
+
+_polled: list[Callable] = []  # of the solves that run, the innermost last
+
+
+@contextlib.contextmanager
+def polled(calls: Callable) -> Iterator[None]:
+    """These calls are polled while a native field is solved with."""
+    _polled.append(calls)
+    try:
+        yield
+    finally:
+        _polled.pop()
+
+
+@POLL
+def _poll(t: float) -> int:
+    return _polled[-1].poll(t)
+
+
+def poll() -> int:
+    """The address of a C function that polls the solve that runs."""
+    return pointer(_poll)
 
 
 def pointer(function: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -109,13 +110,21 @@ def _check_plan(plan: Plan) -> None:
             "`jumps` got times, which engine 'julia' does not have. Pass tstops=, or solve the "
             "pieces one after another, or engine='torch'."
         )
-    if plan.layout.real == torch.float32:
-        values = np.asarray(plan.times.values, dtype=np.float32)
-        if len(values) > 2 and bool((values[1:] == values[:-1]).any()):
-            raise InputError(
-                "`ts` holds times that are equal in float32, the state's type. Pass a float64 "
-                "state, or times further apart."
-            )
+    many = len(plan.times.values) > 2
+    if many and plan.layout.real == torch.float32 and _coincide(plan.times.values):
+        raise InputError(
+            "`ts` holds times that are equal in float32, the state's type. Pass a float64 state, "
+            "or times further apart."
+        )
+
+
+def _coincide(times: tuple[float, ...]) -> bool:
+    """Whether neighbours among times are equal in float32."""
+    spacing = 2.0**-23 * max(abs(times[0]), abs(times[-1]))
+    if all(abs(b - a) > spacing for a, b in itertools.pairwise(times)):
+        return False
+    values = np.asarray(times, dtype=np.float32)
+    return bool((values[1:] == values[:-1]).any())
 
 
 def _check_solver(argument: str, solver: s.Solver) -> None:

@@ -23,6 +23,7 @@ from . import runtime
 from .bridge import Bridge
 from .checks import DEVICES, check
 from .failures import Report, backward_failure, forward_failure
+from .native.field import Native, chosen_anew
 from .native.field import choose as choose_native
 from .session import Counts, Pulled
 from .storage import decide
@@ -63,12 +64,7 @@ class Julia(Options, Engine):
         if self.device == "cuda":
             runtime.start_cuda()
         if self.field == "native":
-            native, why = choose_native(plan)
-            if native is None:
-                raise InputError(
-                    f"`field` of engine 'julia' got 'native', and f cannot be: {why}. Pass "
-                    "field='auto' or 'callback'."
-                )
+            _must_be_native(*choose_native(plan))
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
         started = time.perf_counter()
@@ -142,9 +138,18 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     rhs = sensitivities.SensitivityRHS(plan.field) if wide else plan.field
     z = rhs.start(y0) if wide else y0  # type: ignore[union-attr]
     engine: Julia = plan.engine  # type: ignore[assignment]
-    native = None if engine.field == "callback" else choose_native(plan)[0]
+    native = None if engine.field == "callback" else choose_native(plan, judged=False)[0]
+    lead = n if wide else 0
     bridge = Bridge(plan, rhs, z.numel(), engine.process, native)
-    solved = bridge.forward(plan, z, decide(plan), n if wide else 0)
+    solved = bridge.forward(plan, z, decide(plan), lead)
+    if solved is None:
+        native, why = chosen_anew(plan)
+        if engine.field == "native":
+            _must_be_native(native, why)
+        bridge = Bridge(plan, rhs, z.numel(), engine.process, native)
+        solved = bridge.forward(plan, z, decide(plan), lead)
+    if solved is None:
+        raise RuntimeError("bug in pyode: f, translated just now, is not what was translated")
     report, rows = solved.report, bridge.place.tensor(solved.rows)
     stats = plan.stats.forward
     _count(stats, report, solved.counts)
@@ -160,6 +165,14 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         last = bridge.place.tensor(solved.last)
         failure = forward_failure(plan, rhs, report, solved.trouble, last)
     return Result(ys, tape, _Dense(bridge, n), failure)
+
+
+def _must_be_native(native: Native | None, why: str) -> None:
+    if native is None:
+        raise InputError(
+            f"`field` of engine 'julia' got 'native', and f cannot be: {why}. Pass "
+            "field='auto' or 'callback'."
+        )
 
 
 def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:

@@ -38,8 +38,8 @@ class Place(abc.ABC):
         """The same memory as a tensor."""
 
     @abc.abstractmethod
-    def full(self, shape: tuple[int, ...], value: float, real: str) -> Array:
-        """A new array; `real` is "float32" or "float64"."""
+    def empty(self, shape: tuple[int, ...], real: str) -> Array:
+        """A new array to be filled; `real` is "float32" or "float64"."""
 
     @abc.abstractmethod
     def address(self, x: Array) -> int: ...
@@ -68,8 +68,8 @@ class Host(Place):
     def tensor(self, x: Array) -> Tensor:
         return torch.from_numpy(x)
 
-    def full(self, shape: tuple[int, ...], value: float, real: str) -> Array:
-        return np.full(shape, value, np.dtype(real))
+    def empty(self, shape: tuple[int, ...], real: str) -> Array:
+        return np.empty(shape, real)
 
     def address(self, x: Array) -> int:
         return x.ctypes.data
@@ -95,8 +95,8 @@ class Device(Place):
     def tensor(self, x: Array) -> Tensor:
         return x
 
-    def full(self, shape: tuple[int, ...], value: float, real: str) -> Array:
-        return torch.full(shape, value, dtype=getattr(torch, real), device=self.device)
+    def empty(self, shape: tuple[int, ...], real: str) -> Array:
+        return torch.empty(shape, dtype=getattr(torch, real), device=self.device)
 
     def address(self, x: Array) -> int:
         return x.data_ptr()

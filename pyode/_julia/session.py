@@ -18,7 +18,7 @@ import numpy as np
 
 from .._errors import BackwardError
 from . import runtime
-from .callbacks import NAMES, POLL, Callable, pointer
+from .callbacks import NAMES, Callable, pointer, poll, polled
 from .errors import JuliaEngineError
 from .failures import Report, Trouble
 from .places import HOST, Array, Place
@@ -82,6 +82,9 @@ class Pull:
     quad_atol: float
 
 
+TOLD = 19  # numbers of a direction, as `PyODE.tell!` writes them, before drifts
+
+
 @dataclasses.dataclass(frozen=True)
 class Counts:
     """Evaluations that a native field made; zeros where f was called back, which counts itself."""
@@ -123,10 +126,10 @@ class Session(abc.ABC):
     @abc.abstractmethod
     def forward(
         self, z: Array, first: Array | None, settings: Settings, keep: Keep, lead: int
-    ) -> Solved:
+    ) -> Solved | None:
         """Integrate from `z` `[n]`; the errors of its first `lead` entries are controlled apart.
 
-        `first`: f there, if it is known.
+        `first`: f there, if it is known; None is returned if a native field differs from it.
         """
 
     @abc.abstractmethod
@@ -159,53 +162,64 @@ class Local(Session):
     ):
         self.jl = runtime.start()
         self.setup, self.calls, self.native, self.place = setup, calls, native, place
-        head = (setup.type, setup.n, setup.p, setup.sign)
         if native is None:
+            head = (setup.type, setup.n, setup.p, setup.sign)
             self.functions = calls.functions()
             at = {name: pointer(function) for name, function in self.functions.items()}
             at["fused"] = at["fused"] if setup.fused else 0
             there = self.jl.place_of(place.kind, place.index)
             self.field = self.jl.field_of(there, *head, *(at[name] for name in NAMES))
         else:
-            self.functions = {"poll": POLL(calls.poll)}
-            poll = pointer(self.functions["poll"])
-            at = native.addresses(wanted)
-            self.field = self.jl.native_of(*head, *at, setup.fused, poll)
+            numbers = setup.n, setup.p, int(setup.sign), *native.addresses(wanted), poll()
+            there = np.array(numbers, dtype=np.int64)
+            self.field = self.jl.native_of(setup.type, there.ctypes.data, setup.fused)
         self.solved: Any = None
 
     def forward(
         self, z: Array, first: Array | None, settings: Settings, keep: Keep, lead: int
-    ) -> Solved:
-        times, packed = self.setup.times, settings.packed()
-        at, full = self.place.address, self.place.full
-        rows = full((len(times), self.setup.n), math.nan, self.setup.type)
-        last = full((self.setup.n,), math.nan, self.setup.type)
-        self.solved, report, trouble, counts = self._call(
-            self.jl.forward_at, self.field, at(z), 0 if first is None else at(first),
-            times.ctypes.data, len(times), settings.solver, packed.ctypes.data, len(packed),
-            keep.keep, keep.slots, keep.marks.ctypes.data, len(keep.marks), at(rows), lead,
-            at(last), time.time() + settings.seconds,
+    ) -> Solved | None:
+        setup, at, packed = self.setup, self.place.address, settings.packed()
+        rows = self.place.empty((len(setup.times), setup.n), setup.type)
+        last, told = self.place.empty((setup.n,), setup.type), np.empty(TOLD)
+        start = 0 if first is None else at(first)
+        prepare = 0 if self.native is None else self.native.renewed()
+        where = np.array(
+            [
+                at(z), start, setup.times.ctypes.data, len(setup.times), packed.ctypes.data,
+                len(packed), keep.slots, keep.marks.ctypes.data, len(keep.marks), at(rows), lead,
+                at(last), told.ctypes.data, prepare,
+            ], dtype=np.int64,
         )  # fmt: skip
-        return Solved(rows, Report(*report), Trouble(*trouble), last, Counts(*counts))
+        self.solved = self._call(
+            self.jl.forward_at, self.field, settings.solver, keep.keep, where.ctypes.data,
+            time.time() + settings.seconds,
+        )  # fmt: skip
+        if self.solved is None:
+            return None
+        ended = told[0] == 1 or self._call(self.jl.words, self.solved)
+        report, trouble, counts, _ = _said(told, ended)
+        return Solved(rows, report, trouble, last, counts)
 
     def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
-        at, full = self.place.address, self.place.full
-        lam = full((self.setup.n,), 0.0, self.setup.type)
-        params = full((self.setup.p,), 0.0, self.setup.type)
-        packed = settings.packed()
-        report, trouble, counts, estimate, peak, jumps, drift = self._call(
-            self.jl.gradient_at, self.solved, pull.kind, at(g), settings.solver,
-            packed.ctypes.data, len(packed), pull.resync, pull.seminorm, pull.quad_rtol,
-            pull.quad_atol, at(lam), at(params), time.time() + settings.seconds,
+        setup, at, packed = self.setup, self.place.address, settings.packed()
+        lam = self.place.empty((setup.n,), setup.type)
+        params = self.place.empty((setup.p,), setup.type)
+        told = np.empty(TOLD + len(setup.times))
+        where = np.array(
+            [at(g), packed.ctypes.data, len(packed), at(lam), at(params), told.ctypes.data],
+            dtype=np.int64,
+        )
+        ended = self._call(
+            self.jl.gradient_at, self.solved, pull.kind, settings.solver, where.ctypes.data,
+            pull.resync, pull.seminorm, pull.quad_rtol, pull.quad_atol,
+            time.time() + settings.seconds,
         )  # fmt: skip
-        drifts = [float(x) for x in drift] if jumps else []
-        return Pulled(
-            lam, params, Report(*report), Trouble(*trouble), drifts, float(estimate), int(peak),
-            Counts(*counts),
-        )  # fmt: skip
+        report, trouble, counts, (estimate, peak, jumps) = _said(told, ended)
+        drift = told[TOLD : TOLD + int(jumps)].tolist()
+        return Pulled(lam, params, report, trouble, drift, estimate, int(peak), counts)
 
     def interpolate(self, t: float) -> Array:
-        row = self.place.full((self.setup.n,), math.nan, self.setup.type)
+        row = self.place.empty((self.setup.n,), self.setup.type)
         self._call(self.jl.interpolate_at, self.solved, t, self.place.address(row), math.inf)
         return row
 
@@ -214,7 +228,7 @@ class Local(Session):
         self.calls.error = None
         hook, sys.unraisablehook = sys.unraisablehook, self._keep
         try:
-            with self.place.entered():
+            with self.place.entered(), polled(self.calls):
                 return function(*args)
         except runtime.julia_error() as err:
             if self.calls.error is not None:
@@ -228,6 +242,16 @@ class Local(Session):
         """Ctrl-C between two calls of f is raised on the way into the next, outside its `try`."""
         if self.calls.error is None:
             self.calls.error = lost.exc_value
+
+
+def _said(told: Any, ended: Any) -> tuple[Report, Trouble, Counts, tuple[float, float, float]]:
+    """What Julia said of one direction; `ended`: in words, where it did not end well."""
+    code, what = ("Success", "") if told[0] == 1 else ended
+    _, t, dt, top, accepted, rejected, size, forced, worst, *rest = told[:TOLD].tolist()
+    when, index, count, nfe, nvjp, njac, plain, *others = rest
+    report = Report(code, t, dt, top, int(accepted), int(rejected), int(size), int(forced), worst)
+    counts = Counts(int(nfe), int(nvjp), int(njac), int(plain))
+    return report, Trouble(what, when, int(index), int(count)), counts, tuple(others)
 
 
 def translated(err: Any) -> Exception:

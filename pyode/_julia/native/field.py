@@ -59,6 +59,7 @@ class Native:
         self.table = np.zeros(1 + len(self.leaves), dtype=np.int64)
         self.table[0] = self.arena.data_ptr()
         self.calls: dict[str, Any] = {}
+        self.found: dict[frozenset[str], list[int]] = {}
 
     def address(self, name: str) -> int:
         """Of a C function; compiled when it is first asked for."""
@@ -73,9 +74,11 @@ class Native:
 
     def addresses(self, wanted: frozenset[str]) -> list[int]:
         """Those of f, vjp, vjp_p, fused, vjp_t (0 for one that is not wanted), and the table's."""
-        names = ("f", "vjp", "vjp_p", "fused", "vjp_t")
-        found = [self.address(name) if name in wanted else 0 for name in names]
-        return [*found, self.table.ctypes.data]
+        if wanted not in self.found:
+            names = ("f", "vjp", "vjp_p", "fused", "vjp_t")
+            found = [self.address(name) if name in wanted else 0 for name in names]
+            self.found[wanted] = [*found, self.table.ctypes.data]
+        return self.found[wanted]
 
     def call(self, name: str, *arrays: Tensor, t: float = 0.0) -> None:
         """Run one function here."""
@@ -84,15 +87,29 @@ class Native:
         at = [x.data_ptr() for x in arrays]
         self.calls[name](self.table.ctypes.data, *at, *[0] * (5 - len(at)), t)
 
+    def renewed(self) -> int:
+        """Read the addresses of f's tensors anew.
+
+        Returns:
+            The address of the function that computes what depends on them alone.
+        """
+        for i, tensor in enumerate(self.leaves, 1):
+            self.table[i] = tensor.data_ptr()
+        return self.address("prepare")
+
     def renew(self) -> None:
         """Read f's tensors anew: their addresses, and what is computed from them alone."""
-        for i, tensor in enumerate(self.leaves):
-            self.table[1 + i] = tensor.data_ptr()
+        self.renewed()
         self.call("prepare")
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the integer tensors that the program has the values of are what they were."""
+        return all(torch.equal(now, then) for now, then in self.watched)
 
     def agrees(self, t: float, y: Tensor, out: Tensor) -> bool:
         """Whether f(t, y) is `out`, as torch found it, to half the digits."""
-        if any(not torch.equal(now, then) for now, then in self.watched):
+        if not self.unchanged:
             return False
         self.renew()
         mine = torch.empty_like(y)
@@ -108,22 +125,34 @@ def close(a: Tensor, b: Tensor) -> bool:
     return off <= eps**0.5 * size + 100 * eps or not size < float("inf")
 
 
-def choose(plan: Plan) -> tuple[Native | None, str]:
+def choose(plan: Plan, judged: bool = True) -> tuple[Native | None, str]:
     """The plan's field as a native one, or None and why it is not.
 
-    Cost: the first time some 0.1 s to trace f and 0.3 s to compile it, with small networks; then an
-    evaluation, compared with torch's own.
+    Args:
+        plan: the plan.
+        judged: what was compiled before is compared with torch's own first evaluation of f;
+            without, the solve does it, and `chosen_anew` is asked if it says that they differ.
+
+    Cost: the first time some 0.1 s to trace f and 0.3 s to compile it, with small networks.
     """
     field = plan.field
     why = _unfit(plan)
     if why:
         return None, why
     if field.native is None:
-        field.native = _found(plan)
+        field.native = _found(plan, judged)
     return field.native
 
 
-def _found(plan: Plan) -> tuple[Native | None, str]:
+def chosen_anew(plan: Plan) -> tuple[Native | None, str]:
+    """The same, when what was compiled before is not what f does now."""
+    stale, plan.field.native = plan.field.native[0], None
+    known = _entries(plan.field.f) or []
+    known[:] = [entry for entry in known if entry.native is not stale]
+    return choose(plan)
+
+
+def _found(plan: Plan, judged: bool) -> tuple[Native | None, str]:
     """What is known of f, or is found out now."""
     field = plan.field
     known = _entries(field.f)
@@ -131,7 +160,7 @@ def _found(plan: Plan) -> tuple[Native | None, str]:
         return None, "f cannot be remembered (no weak references to it)"
     signature = _signature(plan)
     entry = next((k for k in known if k.signature == signature), None)
-    if entry is not None and (entry.native is None or _still(entry.native, field)):
+    if entry is not None and (entry.native is None or _still(entry.native, field, judged)):
         return entry.native, entry.reason
     if entry is not None:
         known.remove(entry)
@@ -165,10 +194,10 @@ def _may_choose(plan: Plan) -> bool:
     return plan.engine.field == "auto" and bool(plan.needs)  # type: ignore[attr-defined]
 
 
-def _still(native: Native, field: Field) -> bool:
+def _still(native: Native, field: Field, judged: bool) -> bool:
     """Whether what was compiled is still what f does, judged by its first evaluation."""
-    if field.first is None:
-        return True
+    if field.first is None or not judged:
+        return native.unchanged
     t, out = field.first
     return field.start is None or native.agrees(t, field.start, out)
 
