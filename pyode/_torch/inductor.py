@@ -45,7 +45,7 @@ def compile_one(fn: Function, inputs: list[Tensor]) -> Run:
         Uncompilable: with the reason.
     """
     with _in_words():
-        return _compile(_trace(fn, *inputs))
+        return _compile(_trace(fn, *inputs))[0]
 
 
 def compile_pair(
@@ -92,7 +92,8 @@ def compile_pair(
             graph, (inputs, tangents), num_fwd_outputs=counts["all"]
         )
         forward, backward = parted
-        return Pair(_compile(forward), _compile(backward), counts["all"])
+        run, strides = _compile(forward, counts["all"])
+        return Pair(run, _compile(backward, None, strides[counts["all"] :])[0], counts["all"])
 
 
 def _shapes(fn: Function, inputs: list[Tensor]) -> list[Tensor]:
@@ -122,27 +123,53 @@ def _trace(fn: Callable[..., Sequence[Tensor]], *inputs: Any) -> GraphModule:
     return graph
 
 
-def _compile(graph: GraphModule) -> Run:
+def _compile(
+    graph: GraphModule, seen: int | None = None, strides: Sequence[tuple[int, ...] | None] = ()
+) -> tuple[Run, list[tuple[int, ...] | None]]:
+    """A graph's program, and the strides of its outputs.
+
+    Args:
+        graph: placeholders and output with fake tensors.
+        seen: how many outputs keep their strides, None: all. Inductor chooses those of the others
+            (channels last around a 2-D convolution).
+        strides: of the first placeholders, as another program gives them.
+    """
     import torch._inductor.config as config
     from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx_inner
 
-    examples = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-    context = TracingContext(examples[0].fake_mode)  # without it, Inductor's cache is passed by
-    with torch.no_grad(), config.patch(_options(config)), tracing(context):
+    nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    examples = [node.meta["val"] for node in nodes]
+    fake: Any = examples[0].fake_mode
+    context = TracingContext(fake)  # without it, Inductor's cache is passed by
+    for i, stride in enumerate(strides):
+        if stride is not None and tuple(examples[i].stride()) != tuple(stride):
+            with fake:
+                examples[i] = examples[i].as_strided(examples[i].shape, stride)
+            nodes[i].meta["val"] = examples[i]
+    (out,) = (node for node in graph.graph.nodes if node.op == "output")
+    out.meta["user_visible_output_idxs"] = list(range(len(out.args[0]) if seen is None else seen))
+    context.output_strides = []
+    with torch.no_grad(), config.patch(_options(config, graph)), tracing(context):
         made: Any = compile_fx_inner(graph, examples)
     # past a wrapper for autotuning and the debugger, which costs as much as a small step
-    return getattr(made, "current_callable", None) or made
+    return getattr(made, "current_callable", None) or made, list(context.output_strides)
 
 
-def _options(config: Any) -> dict[str, Any]:
+def _options(config: Any, graph: GraphModule) -> dict[str, Any]:
     """Inductor's settings, those that this torch has.
 
     A sum over two or three inputs of a small layer stays a sum of its own: unrolled into what
     follows it, it would keep that (a tanh, say) from using vector instructions. Sizes and strides
-    are those of the examples: Dynamo's guards and the loop see to it.
+    of inputs are those of the examples: Dynamo's guards and the loop see to it. What a library
+    call gives is looked at where calls take much longer than the look.
     """
-    wanted = {"unroll_reductions_threshold": 1, "size_asserts": False, "cpp_wrapper": False}
+    from torch._inductor.lowering import fallbacks
+
+    aten: Any = torch.ops.aten
+    slow = {*fallbacks, aten.convolution.default, aten.convolution_backward.default}
+    asserts = any(node.target in slow for node in graph.graph.nodes)
+    wanted = {"unroll_reductions_threshold": 1, "size_asserts": asserts, "cpp_wrapper": False}
     return {key: value for key, value in wanted.items() if hasattr(config, key)}
 
 
