@@ -8,6 +8,7 @@ that f reaches are inputs of the graph, handed over at every call: none is a con
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from .._state import Layout
 from .inductor import Uncompilable, reason
+from .products import share_products
 
 
 class Graph:
@@ -63,7 +65,7 @@ class Tracer:
         self.call = torch.compile(flat, backend=self._backend, fullgraph=True, dynamic=False)
 
     def _backend(self, module: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
-        graph = Graph(module)
+        graph = Graph(share_products(copy.deepcopy(module)))
         (out,) = (node for node in module.graph.nodes if node.op == "output")
         if len(out.args[0]) != 1:
             graph.why = "f stores tensors outside itself, which would be lost"
