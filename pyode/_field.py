@@ -191,8 +191,12 @@ class Field:
         """Gradients of the parameters as one real vector in the state's real dtype."""
         if not grads:
             return torch.zeros(0, dtype=self.layout.real, device=self.layout.device)
+        return torch.cat(self.flat_parts(grads))
+
+    def flat_parts(self, grads: list[Tensor]) -> list[Tensor]:
+        """The same, a vector for each parameter."""
         parts = [(torch.view_as_real(g) if g.is_complex() else g).reshape(-1) for g in grads]
-        return torch.cat([p.to(self.layout.real) for p in parts])
+        return [p.to(self.layout.real) for p in parts]
 
     def split_params(self, vector: Tensor) -> list[Tensor]:
         """The inverse of `flat_params`."""

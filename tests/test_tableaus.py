@@ -7,9 +7,11 @@ import functools
 
 import numpy as np
 import pytest
+import torch
 from helpers import ADAPTIVE, SOLVERS, name_of
 
 import pyode
+from pyode._torch.rk import coefficients
 from pyode._torch.tableaus import TABLEAUS, Tableau, tableau_of
 
 Tree = tuple  # a rooted tree is the sorted tuple of its root's branches
@@ -229,3 +231,18 @@ def test_a_wrong_coefficient_is_seen():
     assert max(defects(b, matrix(t), q) for q in range(1, 6)) > 32
     other = dataclasses.replace(t, b=tuple(b))
     assert other.weights[3] != t.weights[3]
+
+
+def test_stages_that_only_other_stages_read():
+    """What feeds back nowhere need not be evaluated there; the next step's first stage must."""
+    idle = {
+        name_of(s): [
+            i
+            for i, w in enumerate(
+                coefficients(tableau_of(s), torch.float64, torch.device("cpu")).weighs
+            )
+            if not w
+        ]
+        for s in (pyode.Dopri5(), pyode.Tsit5(), pyode.Dopri8(), pyode.Bosh3(), pyode.RK4())
+    }
+    assert idle == {"Dopri5": [1], "Tsit5": [], "Dopri8": [1, 2, 3, 4], "Bosh3": [], "RK4": []}

@@ -43,12 +43,21 @@ class AdjointRHS:
         return (z[:n], z[n : 2 * n]) if self.y_of_t is None else (self.y_of_t(t), z[:n])
 
     def __call__(self, t: float, z: Tensor) -> Tensor:
-        y, lam = self.split(z, t)
-        dy, back = self.field.vjp(t, y, lam.neg(), self.params)
-        parts = [back.y] if self.y_of_t is not None else [dy, back.y]
-        if self.params:
-            parts.append(self.field.flat_params(back.params))
+        parts = self._rates(t, z, self.params)
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def into(self, out: Tensor, t: float, z: Tensor, weighs: bool) -> None:
+        """Write the derivative at a stage; ∂L/∂θ's is 0 at stages without weight in the step."""
+        parts = self._rates(t, z, self.params and weighs)
+        if self.params and not weighs:
+            parts.append(z.new_zeros(sum(self.field.sizes)))
+        torch.cat(parts, out=out)
+
+    def _rates(self, t: float, z: Tensor, params: bool) -> list[Tensor]:
+        y, lam = self.split(z, t)
+        dy, back = self.field.vjp(t, y, lam.neg(), params)
+        parts = [back.y] if self.y_of_t is not None else [dy, back.y]
+        return [*parts, *self.field.flat_parts(back.params)]
 
     def blocks(self, t: float, z: Tensor) -> list[Block]:
         """Jacobian blocks: J for y, -Jᵀ for λ; the parameters' integral feeds back nowhere."""
@@ -135,6 +144,7 @@ class Sweep:
         hint: a step size that may do for the first step, or 0.
         seminorm: leave ∂L/∂θ out of the error norm.
         norm: the caller's own error norm, of the state's parts.
+        keeps: whether `on_step` keeps steps.
     """
 
     def __init__(
@@ -146,6 +156,7 @@ class Sweep:
         hint: float = 0.0,
         seminorm: bool = False,
         norm: Callable[[Any], Any] | None = None,
+        keeps: bool = False,
     ):
         self.plan, self.lam = plan, lam
         self.times = plan.times.values
@@ -165,6 +176,7 @@ class Sweep:
             jumps=plan.jumps,
             watch=plan.engine.watch_backward,  # type: ignore[attr-defined]
             clock=plan.clock,
+            keeps=keeps,
         )
         self.integ.hint = hint
 

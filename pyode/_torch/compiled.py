@@ -126,6 +126,8 @@ def not_compiled(plan: Plan, err: Uncompilable, stacklevel: int, what: str = "th
 class CompiledMethod(Method):
     """A method whose attempt of a step is one call of a program."""
 
+    reuses = False  # a program's outputs are its own
+
     def __init__(
         self,
         solver: Solver,
@@ -176,7 +178,7 @@ class CompiledMethod(Method):
         return torch.from_numpy(np.array((t0, t1, *self.tolerances)))
 
     def attempt(
-        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor
+        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor, room: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         more = self.more(t0, t1)
         out = self.run([self.numbers(t0, t1), y, k0, *more, *self.compiled.tensors])

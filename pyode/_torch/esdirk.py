@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._field import Block
-from .rk import Coefficients, Evaluate, combine
+from .rk import Coefficients, Evaluate, combine, new_stages
 
 MAX_NEWTON = 12
 MAX_EXACT = 60  # to rounding, where no error control can shorten the step
@@ -87,8 +87,9 @@ def esdirk_step(
     h: float,
     y: Tensor,
     k0: Tensor | None,
+    room: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One ESDIRK step: stage derivatives `k` `[stages, n]`, and y1.
+    """One ESDIRK step: stage derivatives `k` `[stages, n]` (written into `room`), and y1.
 
     The stage derivative is taken from the stage equation, (y_i - base) / (hγ), not from f: f would
     amplify the Newton residual by the stiffness.
@@ -97,7 +98,7 @@ def esdirk_step(
         SingularError: Newton did not converge.
     """
     tableau = co.tableau
-    k = torch.empty(len(co.c), y.numel(), dtype=y.dtype, device=y.device)
+    k = new_stages(co, y) if room is None else room
     k[0] = evaluate(t0, y) if k0 is None else k0
     point = y
     for i in range(1, tableau.stages):

@@ -126,6 +126,7 @@ def run(
         jumps=plan.jumps,
         watch=plan.engine.watch,  # type: ignore[attr-defined]
         clock=plan.clock,
+        keeps=trajectory.keep_dense,
     )
     for target in targets(plan):
         for step in integ.advance(target):

@@ -51,12 +51,14 @@ def sweep_state(
 
     Args:
         g: cotangents `[m, n]`.
-        on_step: called with each accepted backward step.
-        on_interval: called with i after the interval [t_i, t_i+1] is done.
+        on_step: called with each accepted backward step, which is gone after the next.
+        on_interval: called with i after the interval [t_i, t_i+1] is done; its steps are still
+            there.
     """
     n = g.shape[1]
     rhs = AdjointRHS(plan.field, tape.trajectory, False)
-    sweep = Sweep(plan, rhs, torch.zeros_like(g[0]), slice(0, n), tape.step_size)
+    z, keeps = torch.zeros_like(g[0]), on_interval is not None
+    sweep = Sweep(plan, rhs, z, slice(0, n), tape.step_size, keeps=keeps)
     lam = g[-1]
     for i in range(len(g) - 2, -1, -1):
         sweep.jump(g[i + 1])

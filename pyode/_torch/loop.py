@@ -53,6 +53,7 @@ class Integrator:
         jumps: times at which f jumps: it is evaluated just before and just after them.
         watch: told of every attempt and what became of it.
         clock: that of the direction this is part of; None: a clock of its own.
+        keeps: whether steps may be kept; if not, the next attempt writes over a step's stages.
     """
 
     def __init__(
@@ -71,12 +72,15 @@ class Integrator:
         jumps: tuple[float, ...] = (),
         watch: Watch | None = None,
         clock: Clock | None = None,
+        keeps: bool = True,
     ):
         self.rhs, self.method, self.norm = rhs, method, norm
         self.t, self.y, self.k0 = t, y, k0
         self.start, self.end = t, end
         self.limits, self.stats, self.jumps = limits, stats, jumps
         self.on_attempt, self.watch = on_attempt, watch
+        self.keeps = keeps or watch is not None or not method.reuses
+        self.room: Tensor | None = None  # the last attempt's stages, where steps are not kept
         self.where = {"span": (t, end), "solver": method.solver, "stats": stats} | (where or {})
         self.h: float | None = None
         self.hint = 0.0  # a step size that did elsewhere
@@ -205,7 +209,9 @@ class Integrator:
         if self.watch is not None:
             self.watch.attempt(self, abs(t1 - self.t))
         ends = inside(self.t, t1, self.jumps, self.y.dtype) if self.jumps else (self.t, t1)
-        return self.method.attempt(self.rhs, *ends, self.y, k0)
+        k, y1 = self.method.attempt(self.rhs, *ends, self.y, k0, self.room)
+        self.room = None if self.keeps else k
+        return k, y1
 
     def _first_stage(self) -> Tensor:
         if self.k0 is None:
@@ -242,6 +248,8 @@ class Integrator:
         tableau = self.method.tableau
         self.t, self.y = t1, y1
         self.k0 = k[tableau.stages - 1] if tableau.fsal and t1 not in self.jumps else None
+        if self.k0 is not None and self.room is not None:
+            self.k0 = self.k0.clone()
         self.trouble.accept()
         if self.watch is not None:
             self.watch.accept(self, step)

@@ -65,6 +65,8 @@ class Step:
 class Method:
     """A solver bound to a dtype and device: attempts steps and estimates their errors."""
 
+    reuses = True  # whether an attempt can write over the stages of an earlier one
+
     def __init__(self, solver: Solver, dtype: torch.dtype, device: torch.device):
         self.solver = solver
         self.tableau = tableau_of(solver)
@@ -74,16 +76,19 @@ class Method:
         self.quadratures: slice | None = None  # part of the state that feeds back nowhere
 
     def attempt(
-        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor
+        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor, room: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Stage derivatives and y1 of the step from t0 to t1."""
+        """Stage derivatives and y1 of the step from t0 to t1.
+
+        `room`: stage derivatives of an earlier step that nobody needs any more, written over.
+        """
         h: Any = t1 - t0
         if isinstance(h, Tensor):
             h = spread(h, y)
         if not self.tableau.gamma:
-            return explicit_step(self.co, rhs, t0, t1, h, y, k0)
+            return explicit_step(self.co, rhs, t0, t1, h, y, k0, room)
         newton = self._newton(self._blocks(rhs, t0, y), h)
-        return esdirk_step(self.co, rhs, newton, self._scale(y), t0, t1, h, y, k0)
+        return esdirk_step(self.co, rhs, newton, self._scale(y), t0, t1, h, y, k0, room)
 
     def _newton(self, blocks: list[Block], h: float) -> Newton:
         """Newton's iteration, which ends at a thousandth of the tolerance, or at rounding."""

@@ -34,6 +34,15 @@ class Coefficients:
         self.guess = [self.tensor(row) for row in tableau.guess]
         self.c = tableau.c
 
+    @functools.cached_property
+    def weighs(self) -> list[bool]:
+        """Stages whose derivative is part of a step or of its error, not of other stages alone."""
+        tableau = self.tableau
+        rows = (tableau.weights, *tableau.e)
+        seen = [any(len(w) > i and w[i] != 0 for w in rows) for i in range(tableau.stages)]
+        seen[-1] |= tableau.fsal  # the next step's first
+        return seen
+
     def tensor(self, values: Sequence[float] | np.ndarray) -> Tensor:
         wide = torch.from_numpy(np.array(values, dtype=float))
         return wide.to(self.dtype) if self.local else wide.to(self.device, self.dtype)
@@ -81,21 +90,32 @@ def explicit_step(
     h: float | Tensor,
     y: Tensor,
     k0: Tensor | None,
+    room: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One explicit step: stage derivatives `k` `[stages + extra, n]`, and y1.
 
     `k0` is f(t0, y) if it is known (first same as last). Rows of `k` for the dense output's own
-    stages are left for `dense_stages` to fill.
+    stages are left for `dense_stages` to fill. `room`: a tensor of that shape to write `k` into.
     """
     tableau = co.tableau
-    k = torch.empty(len(co.c), y.numel(), dtype=y.dtype, device=y.device)
+    k = new_stages(co, y) if room is None else room
     k[0] = evaluate(t0, y) if k0 is None else k0
     point, end = y, tableau.stages - 1 if tableau.fsal else 0
+    into = getattr(evaluate, "into", None)  # writes its value where it belongs, for a copy less
     for i in range(1, tableau.stages):
         point = arrive(y, h, k[:i], co.a[i]) if i == end else combine(y, h, k[:i], co.a[i])
-        k[i] = evaluate(_at(t0, t1, h, co.c[i]), point)
+        t = _at(t0, t1, h, co.c[i])
+        if into is None:
+            k[i] = evaluate(t, point)
+        else:
+            into(k[i], t, point, co.weighs[i])
     y1 = point if tableau.fsal else arrive(y, h, k[: tableau.stages], co.b)
     return k, y1
+
+
+def new_stages(co: Coefficients, y: Tensor) -> Tensor:
+    """Room for a step's stage derivatives, `[stages + extra, n]`."""
+    return torch.empty(len(co.c), y.numel(), dtype=y.dtype, device=y.device)
 
 
 def unrolled_step(
