@@ -190,7 +190,7 @@ def crossing(limit: float) -> None:
     jl.seval("import PyODE")
     loop = jl.seval(
         """function (at, n, count)
-            f, u, du = PyODE.Addressed(Ptr{Cvoid}(at)), ones(n), zeros(n)
+            f, u, du = PyODE.Addressed(Ptr{Cvoid}(at), PyODE.Host()), ones(n), zeros(n)
             calls = function () ; for _ in 1:count ; f(du, u, 0.5) ; end ; end
             calls()
             return (@elapsed calls()) / count * 1e6
