@@ -77,9 +77,11 @@ end
 
 """
 Since OrdinaryDiffEqCore 3.11 to 3.16 the step size is overwritten before callbacks run in a step that
-a loss time cut short, and the interpolant is then read at wrong places. It must give λ at the
-step's end, but for the rounding of times in a step that is hardly longer, and for that by the large
-coefficients of a dense output (Vern9's in Float32), both of them small beside what λ did in the step.
+a loss time cut short, and the interpolant is then read at wrong places. So the size must be that of
+the step, to the 100 roundings of the time by which a step is moved to end at a loss time; and the
+interpolant must give λ at the step's end, but for two roundings, both small beside what λ did in the
+step: that of times, in a step that is hardly longer, and that of a dense output's large coefficients
+(Vern9's in Float32).
 """
 function check_interpolant(sum::GaussSum{T}, integ) where {T}
     (; λ, end_λ) = sum
@@ -90,9 +92,11 @@ function check_interpolant(sum::GaussSum{T}, integ) where {T}
     λ .-= end_λ
     miss = maximum(abs, λ)
     end_λ .-= integ.uprev
-    size = abs(integ.t - integ.tprev)
-    rounding = (8 * eps(integ.t) / size + 100_000 * eps(T)) * maximum(abs, end_λ)
-    miss <= max(scale, floor, rounding) || throw(InterpolantBroken(Float64(integ.t), Float64(miss)))
+    size, clock = integ.t - integ.tprev, eps(max(abs(integ.t), abs(integ.tprev)))
+    rounding = (8 * clock / abs(size) + 100_000 * eps(T)) * maximum(abs, end_λ)
+    overwritten = abs(integ.dt - size) > 101 * clock
+    (overwritten || miss > max(scale, floor, rounding)) &&
+        throw(InterpolantBroken(Float64(integ.t), Float64(miss)))
     return nothing
 end
 

@@ -84,7 +84,9 @@ struct Broken
     uprev::Vector{Float64}
     t::Float64
     tprev::Float64
+    dt::Float64
 end
+Broken(u, uprev, t, tprev) = Broken(u, uprev, t, tprev, t - tprev)
 (::Broken)(out, t) = (out .= 2; nothing)
 
 "Evaluations that a step of a method rests on, its last one shared with the next step."

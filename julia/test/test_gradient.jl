@@ -63,6 +63,11 @@ end
     # a step of two units of rounding of its time may be missed by as much
     short = Broken([1.0, 1.0], [3.0, 3.0], 60.0, 60.0 + 2eps(60.0))
     @test PyODE.check_interpolant(sum, short) === nothing
+    # a step size that is not the step's is the fault itself, even where nothing is missed yet
+    right = Broken([2.0, 2.0], [3.0, 3.0], 0.5, 0.7)
+    @test PyODE.check_interpolant(sum, right) === nothing
+    overwritten = Broken([2.0, 2.0], [3.0, 3.0], 0.5, 0.7, -0.21)
+    @test_throws PyODE.InterpolantBroken PyODE.check_interpolant(sum, overwritten)
 end
 
 @testset "a derivative in time stays in its interval" begin
