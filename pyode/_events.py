@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from ._torch.method import Step
 
 WINDOWS = 60  # each twice as long as the one before it
 ROOT_STEPS = 200
+LEAST = sys.float_info.min
 
 
 @dataclasses.dataclass(eq=False)
@@ -102,9 +104,10 @@ class Finder(Watch):
 
         def value(t: float) -> float:
             if t == step.t1:
-                return self.event(t, step.y1)
-            y = step.y0 if t == step.t0 else integ.method.sample(integ.rhs, step, [t])[0]
-            return self.event(t, y)
+                y = step.y1
+            else:
+                y = step.y0 if t == step.t0 else integ.method.sample(integ.rhs, step, [t])[0]
+            return self.event(t, y) or -LEAST  # it may stay 0: where it does so first is asked for
 
         spacing = math.ulp(max(abs(step.t0), abs(step.t1)))
         root: Any = brentq(value, step.t0, step.t1, xtol=2 * spacing, maxiter=ROOT_STEPS)

@@ -35,6 +35,14 @@ ADAPTIVE: dict[str, type[s.AdaptiveSolver]] = {
     "dopri8": s.Dopri8,
     "kvaerno5": s.Kvaerno5,
 }
+INSTEAD = "Pass 'kvaerno5', implicit with adaptive steps."
+MULTISTEP = "Pass 'dopri5', or 'rk4' for fixed steps."
+ABSENT: dict[str, str] = {  # torchdiffeq's that are not here: what to pass
+    **dict.fromkeys(("implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2"), INSTEAD),
+    **dict.fromkeys(("trbdf2", "radauIIA3", "radauIIA5", "gl4", "gl6"), INSTEAD),
+    **dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), MULTISTEP),
+    "scipy_solver": "Pass 'kvaerno5' if the problem is stiff; 'dopri5' or 'dopri8' if not.",
+}
 FIXED_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb")
 SIZES = ("first_step", "min_step", "max_step")
 FACTORS = {"safety": "safety", "ifactor": "factor_max", "dfactor": "factor_min"}
@@ -76,6 +84,11 @@ class Way:
 def known(argument: str, method: str | None) -> str:
     """The method's name, `dopri5` if it is not given."""
     method = "dopri5" if method is None else method
+    if method in ABSENT:
+        raise InputError(
+            f"`{argument}` got {method!r}, which torchdiffeq has and pyode has not. "
+            f"{ABSENT[method]}"
+        )
     if method not in FIXED and method not in ADAPTIVE:
         raise choose(argument, method, [*FIXED, *ADAPTIVE])
     return method

@@ -72,6 +72,24 @@ def test_the_event_is_where_the_function_vanishes(method):
     assert torch.equal(ys[0], ys[1])
 
 
+@pytest.mark.parametrize("before", [1.0, 1e-12])
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_the_event_is_where_the_function_first_is_zero(method, before):
+    # the steps of dopri5 grow: the end of the last one is well beyond the event
+    t0, end = torch.tensor(0.0, dtype=F64), 3.9
+    options = {"step_size": 0.25} if method == "rk4" else None
+
+    def ended(t, y):
+        return torch.where(t < end, before, 0.0)
+
+    when, ys = pyode.odeint_event(
+        lambda t, y: torch.cos(t) * torch.ones_like(y), torch.zeros(1, dtype=F64), t0,
+        event_fn=ended, method=method, options=options, rtol=1e-3,
+    )  # fmt: skip
+    assert float(when) == pytest.approx(end, abs=1e-14)
+    assert float(ys[-1]) == pytest.approx(math.sin(end), abs=2e-2)
+
+
 def test_the_steps_of_an_event_are_taken_once_more_with_a_graph():
     """Values do not depend on whether a gradient is wanted, and no step goes past the event's."""
     y0 = torch.tensor([1.0], dtype=F64, requires_grad=True)
