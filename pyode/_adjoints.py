@@ -58,7 +58,9 @@ class Discrete(Adjoint):
     """Exact gradient of the numerical map: the steps taken, differentiated backwards.
 
     Step sizes are constants. The gradient is that of the computed solution, to rounding; it differs
-    from the continuous gradient by the solution's error.
+    from the continuous gradient by the derivative of the solution's error, which is small where the
+    error is controlled. Of a state at rest it is not: steps grow to the whole interval, too long
+    for what a perturbation would do. There, bound them by `max_step` or take a continuous adjoint.
 
     Args:
         memory: None: the autograd graph of every stage is kept (fastest; memory all stages of all

@@ -178,6 +178,8 @@ def _plan(
     if flat.is_inference() and not torch.is_inference_mode_enabled():
         flat = flat.clone()  # a tensor that autograd may see
     samples = batch_size(layout) if batch == "independent" else None
+    if not layout.size:
+        batch = "joint"  # no numbers, no sample that could step by itself
     jumps = stop_times("jumps", jumps)
     start = inside(*times.span, jumps, layout.real)[0]
     field, needs = _field(f, layout, flat, times, start, params, samples)
@@ -211,6 +213,7 @@ def _field(
         state = flat.clone()
         with casting(layout.device, autocast_dtype(layout.device)):
             field.first, field.start = (start, field(start, state).clone()), flat
+        refuse_transforms("solve", field.first[1])
         refuse_in_place(f, state, flat)
         field.random = not torch.equal(before, random_state(layout.device))
         return field, frozenset()
@@ -220,6 +223,7 @@ def _field(
     mark = watermark()
     with casting(layout.device, autocast_dtype(layout.device)):
         ev = field.evaluation(start, flat)
+    refuse_transforms("solve", ev.out)
     field.random = not torch.equal(before, random_state(layout.device))
     if params is None:
         field.params, field.watched = reached(f, ev.out, [ev.y, ev.t], found, mark)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ._adjoints import Discrete
 from ._engine import Plan
 from ._errors import (
+    GradientUnavailable,
     InputError,
     InputTypeError,
     RandomWarning,
@@ -23,6 +24,22 @@ from ._errors import (
 from ._solvers import AdaptiveSolver, Solver
 from ._state import Layout, Times
 from ._stats import Limits
+
+
+ELSEWHERE = {  # arguments of other libraries' solvers: what to pass here
+    "args": "f is called as f(t, y): bind what else it needs, functools.partial(f, args=...)",
+    "method": "pass solver=pyode.Dopri5()",
+    "options": "options of steps are the solver's: pass solver=pyode.Tsit5(max_step=...)",
+    "sensealg": "pass adjoint=pyode.Interpolating()",
+    "dt0": "pass solver=pyode.Tsit5(first_step=...), or step_size=... for fixed steps",
+    "stepsize_controller": "pass solver=pyode.Tsit5(rtol=..., controller=pyode.PID(...))",
+    "dense_output": "sol(t) is there always",
+    **dict.fromkeys(("t_eval", "t_span", "saveat"), "output times are the third argument, `ts`"),
+    **dict.fromkeys(("events", "event", "event_fn"), "events are in pyode.odeint_event"),
+    **dict.fromkeys(("jump_ts", "jump_t"), "pass jumps="),
+    **dict.fromkeys(("step_ts", "step_t"), "pass tstops="),
+    **dict.fromkeys(("dtype", "device"), "they are those of y0: pass y0.to(...)"),
+}
 
 
 def batch_size(layout: Layout) -> int:
@@ -62,6 +79,8 @@ def check_options(of: str, options: Iterable[str], known: Iterable[str]) -> None
                 f"{of} has no option `{name}`: it is the solver's. Pass "
                 f"solver=pyode.Tsit5({name}={value})."
             )
+        if name not in known and name in ELSEWHERE:
+            raise InputTypeError(f"{of} has no option `{name}`: {ELSEWHERE[name]}.")
     raise error
 
 
@@ -74,13 +93,24 @@ def bounds(max_steps: Any, timeout: Any) -> Limits:
 
 
 def stop_times(name: str, times: Any) -> tuple[float, ...]:
+    """Times at which steps end, sorted, each once.
+
+    Raises:
+        GradientUnavailable: one requires grad.
+    """
     try:
+        times = tuple(times)
         values = tuple(float(t.detach() if isinstance(t, Tensor) else t) for t in times)
     except (TypeError, ValueError):
         raise InputTypeError(f"`{name}` got {times!r}. Pass a sequence of times.") from None
     for t in values:
         if not math.isfinite(t):
             raise InputError(f"`{name}` holds {t}. Pass finite times.")
+    if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in times):
+        raise GradientUnavailable(
+            f"`{name}` holds a time that requires grad: it is a constant here. Detach it; or, for "
+            "its gradient, solve up to it and on from there: `ts` has gradients at both ends."
+        )
     return tuple(sorted(set(values)))
 
 
@@ -102,9 +132,19 @@ def check_random(plan: Plan) -> None:
 
 
 def check_clock(times: Times, layout: Layout) -> None:
-    """F sees t in the state's precision: it must be able to tell the times apart."""
+    """F sees t in the state's precision: it must hold the times, and tell them apart.
+
+    Raises:
+        InputError: a time is beyond its numbers.
+    """
     a, b = times.span
-    spacing = torch.finfo(layout.real).eps * max(abs(a), abs(b))
+    top, kind = max(abs(a), abs(b)), torch.finfo(layout.real)
+    if top > kind.max:
+        raise InputError(
+            f"`ts` goes to {top:g}, and f sees t in {layout.real}, whose largest number is "
+            f"{kind.max:.2g}. Measure time in a larger unit, or use float64."
+        )
+    spacing = max(kind.eps * top, kind.eps * kind.tiny)
     if 0 < abs(b - a) < 100 * spacing:
         warnings.warn(
             f"f sees t in {layout.real}, whose numbers are {spacing:.2g} apart at t={b:g}: it can "

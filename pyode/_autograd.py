@@ -171,7 +171,7 @@ def refuse_transforms(what: str, *tensors: Any) -> None:
         )
     if any(forward_ad.unpack_dual(x).tangent is not None for x in known if x.is_floating_point()):
         raise GradientUnavailable(
-            f"{what} got a dual tensor: forward-mode AD does not pass through it. Pass "
+            f"{what} got a dual tensor, or f has one: forward-mode AD does not pass. Pass "
             "adjoint=Forward() for forward sensitivities, and use backward()."
         )
 

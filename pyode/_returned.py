@@ -23,9 +23,10 @@ def flat_result(f: Any, out: Any, y: Any, layout: Layout) -> Tensor:
     Raises:
         RHSError: it is no derivative of y: structure, shape, dtype or device differ.
     """
-    if type(out) is list and type(y) is tuple:  # dy/dt of a tuple is often built as a list
-        out = tuple(out)
     leaves, spec = pytree.tree_flatten(out)
+    if spec != layout.spec:
+        out = _as_built(out, y)
+        leaves, spec = pytree.tree_flatten(out)
     name = name_of(f)
     if any(not isinstance(leaf, Tensor) for leaf in leaves) or not leaves:
         raise RHSError(
@@ -53,6 +54,18 @@ def flat_result(f: Any, out: Any, y: Any, layout: Layout) -> Tensor:
     return layout.flatten(out)
 
 
+def _as_built(out: Any, y: Any) -> Any:
+    """`out` with the order of y's keys, and with y's tuples where it has lists or plain tuples."""
+    if isinstance(y, dict) and type(out) is type(y) and out.keys() == y.keys():
+        ordered = {key: _as_built(out[key], part) for key, part in y.items()}
+        return ordered if type(y) is dict else type(y)(ordered)
+    alike = type(out) in (type(y), list, tuple) and isinstance(y, (list, tuple))
+    if not alike or len(out) != len(y) or (type(y) is list and type(out) is not list):
+        return out
+    parts = [_as_built(o, part) for o, part in zip(out, y, strict=True)]
+    return type(y)(*parts) if hasattr(y, "_fields") else type(y)(parts)
+
+
 def explained(err: Exception, f: Any, layout: Layout, t: Tensor, count: int) -> Exception:
     """What f raised at evaluation `count`: the same object with a note, to be raised.
 
@@ -64,6 +77,8 @@ def explained(err: Exception, f: Any, layout: Layout, t: Tensor, count: int) -> 
     when = f"t={float(t.detach()):.10g}" if t.ndim == 0 else "per-sample times"
     err.add_note(f"raised in f(t, y) at {when}, evaluation {count} of the solve")
     text = str(err)
+    if count == 1 and isinstance(err, TypeError) and "positional argument" in text:
+        err.add_note("f is called as f(t, y), time first; for an f of y: lambda t, y: net(y)")
     if "leaf Variable that requires grad" in text:
         err.add_note("f changes y in place: compute a new tensor, y = y + ..., not y += ...")
     if count > 1 or not isinstance(err, RuntimeError) or not _MIXED.search(text):

@@ -84,7 +84,7 @@ class Solver(Options):
 
     Args:
         step_size: fixed step; the last step of the interval is cut short. A sequence gives the
-            step times themselves (it must contain both ends of the interval).
+            times at which steps end; those within the interval count, and its ends always.
         interp: outputs between steps: "dense", the method's published interpolant.
     """
 

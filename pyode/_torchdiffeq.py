@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _solvers as s
+from ._arguments import stop_times
 from ._errors import InputError, InputTypeError, choose, unknown_option
 from ._state import Layout
 from ._torch.adjoint_rhs import AdjointRHS
@@ -171,7 +172,7 @@ def _adaptive(
         raise InputError(f"option `max_num_steps` got {most!r}. Pass a positive int.")
     intervals = sum(len(run) - 1 for run in setting.runs)
     return Way(
-        solver, times(options.get("step_t")), times(options.get("jump_t")),
+        solver, *(stop_times(k, options.get(k, ())) for k in ("step_t", "jump_t")),
         int(most) * max(intervals, 1),
     )  # fmt: skip
 
@@ -191,10 +192,6 @@ def _tolerance(name: str, value: Any) -> float:
             "of the error by options={'norm': function}."
         )
     return number(name, value)
-
-
-def times(values: Any) -> tuple[float, ...]:
-    return () if values is None else tuple(float(t) for t in values)
 
 
 class Callbacks(Watch):

@@ -120,6 +120,23 @@ def test_one_bad_sample_does_not_take_the_others_along():
     torch.testing.assert_close(ys[-1, [0, 2]], exact[[0, 2]], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_an_empty_batch(shape):
+    y0, w = torch.zeros(shape, requires_grad=True), torch.ones(1, requires_grad=True)
+    times = []
+
+    def f(t, y):
+        times.append(t.shape)
+        return -w * y
+
+    sol = pyode.solve(f, y0, (0.0, 1.0), batch="independent")
+    sol.ys.sum().backward()
+    assert sol.ys.shape == (2, *shape)
+    assert y0.grad.shape == shape
+    assert float(w.grad) == 0.0
+    assert set(times) == {(shape[0], *[1] * (len(shape) - 1))}
+
+
 def test_what_per_sample_steps_do_not_support_is_refused():
     y0, f = start(), Damped()
     with pytest.raises(pyode.InputError, match="no sample controls"):

@@ -1,5 +1,7 @@
 """Unusable arguments are refused before any step, in words: which, what it got, what to pass."""
 
+import collections
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,23 @@ class TestTimes:
     def test_that_f_cannot_tell_apart(self):
         with pytest.warns(pyode.ToleranceWarning, match=r"only 13 times apart.*Shift the time"):
             pyode.solve(decay, ones(2, dtype=torch.float32), (1e6, 1e6 + 1.5))
+
+    def test_that_f_cannot_hold(self):
+        y0 = ones(2, dtype=torch.float32)
+        refused(
+            InputError, "`ts` goes to 1e+39", "torch.float32", "larger unit", y0=y0, ts=(0, 1e39)
+        )
+        with pytest.warns(pyode.ToleranceWarning, match="only 0 times apart"):
+            pyode.solve(decay, y0, (0.0, 1e-50))
+        assert pyode.solve(decay, ones(2), (0.0, 1e-50)).success
+
+    @pytest.mark.parametrize("name", ["tstops", "jumps"])
+    def test_stops_are_constants(self, name):
+        t = torch.tensor([0.5], dtype=F64, requires_grad=True)
+        refused(pyode.GradientUnavailable, f"`{name}` holds", "Detach it", **{name: t})
+        assert pyode.solve(decay, ones(2), (0.0, 1.0), **{name: t.detach()}).success
+        with torch.no_grad():
+            assert pyode.solve(decay, ones(2), (0.0, 1.0), **{name: [t[0]]}).success
 
     @pytest.mark.parametrize("name", ["tstops", "jumps"])
     def test_stops(self, name):
@@ -164,6 +183,9 @@ class TestState:
         assert torch.isfinite(w.grad).all()
 
 
+Pair = collections.namedtuple("Pair", ["left", "right"])
+
+
 class Wrong(nn.Module):
     """A right-hand side that gives what it is told to."""
 
@@ -207,6 +229,31 @@ class TestRightHandSide:
         y0 = {"a": ones(2), "b": ones(1)}
         refused(pyode.RHSError, "structure", "'b'", f=lambda t, y: {"a": y["a"]}, y0=y0)
 
+    def test_order_of_keys_and_kind_of_tuples(self):
+        y0 = {"a": (ones(2), Pair(ones(1), 2 * ones(1))), "b": [ones(3)]}
+
+        def f(t, y):
+            a, pair = y["a"]
+            return {"b": [0 * y["b"][0]], "a": [-a, (pair.right, -pair.left)]}
+
+        ys = pyode.solve(f, y0, (0.0, 1.0)).ys
+        assert list(ys) == ["a", "b"]
+        assert type(ys["a"][1]) is Pair
+        torch.testing.assert_close(ys["a"][0][-1], ones(2) * np.exp(-1), rtol=1e-5, atol=0)
+        exact = np.cos(1) + 2 * np.sin(1)
+        assert float(ys["a"][1].left[-1]) == pytest.approx(exact, rel=1e-5)
+        assert torch.equal(ys["b"][0][-1], ones(3))
+        for wrong in (
+            {"a": y0["a"]},
+            {"a": y0["a"], "c": y0["b"]},
+            {"a": y0["a"], "b": (ones(3),)},
+        ):
+            refused(pyode.RHSError, "structure", f=lambda t, y, out=wrong: out, y0=y0)
+
+    def test_of_y_alone(self):
+        err = refused(TypeError, "positional argument", f=nn.Linear(2, 2).double())
+        assert "f is called as f(t, y)" in "".join(err.__notes__)
+
     def test_no_function(self):
         refused(InputTypeError, "`f` got 3", f=3)
 
@@ -241,6 +288,10 @@ class TestOptions:
         [
             ({"maxsteps": 5}, ("solve has no option `maxsteps`", "Did you mean 'max_steps'?")),
             ({"rtol": 1e-3}, ("solve has no option `rtol`", "solver=pyode.Tsit5(rtol=1e-6)")),
+            ({"args": (1,)}, ("no option `args`", "functools.partial")),
+            ({"method": "dopri5"}, ("no option `method`", "solver=pyode.Dopri5()")),
+            ({"t_eval": [0.0]}, ("no option `t_eval`", "third argument, `ts`")),
+            ({"jump_ts": [0.0]}, ("no option `jump_ts`", "pass jumps=")),
             ({"solver": "dopri5"}, ("Did you mean 'Dopri5'?", "Tsit5", "Kvaerno5")),
             ({"solver": 5}, ("`solver` got 5", "pyode.Tsit5(")),
             ({"solver": pyode.Gauss()}, ("`solver` got Gauss(",)),

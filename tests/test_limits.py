@@ -1,10 +1,12 @@
 """Solves that stop at a limit: of steps, of the step size, of time; each says what held it up."""
 
+import math
 import time
 
+import numpy as np
 import pytest
 import torch
-from failing import F64, NAN, check_text, decay, fails, ones, solve_fails, weight
+from failing import ADJOINTS, F64, NAN, check_text, decay, fails, ones, solve_fails, weight
 from torch import nn
 
 import pyode
@@ -170,6 +172,33 @@ class TestJumps:
         assert abs(float(plain.ys[-1]) / exact - 1) < 1e-4
         assert abs(float(told.ys[-1]) / exact - 1) < 1e-12
         assert told.stats.forward.rejected == 0 < plain.stats.forward.rejected
+
+
+class TestCloseTimes:
+    """Outputs, stops and jumps one spacing of numbers apart: a step between them is no underflow."""
+
+    AFTER = float(np.nextafter(0.5, 1))
+    BEFORE = float(np.nextafter(0.5, 0))
+
+    @pytest.mark.parametrize("stops", [{}, {"jumps": [0.5]}, {"tstops": [0.5, BEFORE]}], ids=str)
+    @pytest.mark.parametrize("adjoint", ADJOINTS.values(), ids=ADJOINTS)
+    @pytest.mark.parametrize("ts", [(0.0, 0.5, AFTER, 1.0), (BEFORE, 0.5, 1.5), (1.0, AFTER, 0.0)])
+    def test_are_passed(self, ts, adjoint, stops):
+        w, y0 = weight(), ones(2).requires_grad_()
+        sol = pyode.solve(lambda t, y: -w * y, y0, ts, adjoint=adjoint, **stops)
+        sol.ys[1:].sum().backward()
+        rows = [math.exp(ts[0] - t) for t in ts]
+        assert float(sol.ys[-1, 0].detach()) == pytest.approx(rows[-1], rel=1e-5)
+        assert float(y0.grad[0]) == pytest.approx(sum(rows[1:]), rel=1e-5)
+        by_rate = sum((ts[0] - t) * row for t, row in zip(ts, rows, strict=True))
+        assert float(w.grad.sum()) == pytest.approx(2 * by_rate, rel=1e-4)
+
+    def test_underflow_is_still_seen(self):
+        fails(
+            pyode.StepUnderflowError,
+            lambda: pyode.solve(lambda t, y: (t >= 0.5) * 1e30 * ones(1), 0 * ones(1), (0.0, 1.0)),
+            "the step size fell to",
+        )
 
 
 class TestTimeout:

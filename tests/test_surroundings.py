@@ -134,6 +134,17 @@ class TestTransforms:
                 "Forward()",
             )
 
+    @pytest.mark.parametrize("grad", [True, False])
+    def test_dual_tensors_of_f_are_refused(self, grad):
+        with torch.autograd.forward_ad.dual_level(), torch.set_grad_enabled(grad):
+            rate = torch.autograd.forward_ad.make_dual(ones(2), ones(2))
+            fails(
+                pyode.GradientUnavailable,
+                lambda: pyode.solve(lambda t, y: -rate * y, ones(2), SPAN),
+                "f has one",
+                "Forward()",
+            )
+
     def test_jacobian_row_by_row(self):
         jac = torch.autograd.functional.jacobian(self.last, ones(2))
         torch.testing.assert_close(jac, torch.eye(2, dtype=F64) * 0.3679, rtol=1e-3, atol=0)

@@ -146,6 +146,7 @@ REFUSED = [
     ({"options": {"dfactor": 2.0}}, "dfactor"),
     ({"options": {"first_step": "small"}}, "first_step"),
     ({"rtol": (1e-3, 1e-4)}, "rtol.*norm"),
+    ({"options": {"step_t": 0.5}}, "step_t.*sequence"),
     ({"rtol": -1.0}, "rtol"),
     ({"rtol": torch.tensor([1e-3, 1e-4])}, "rtol.*norm"),
     ({"method": "rk4", "options": {"norm": torch.norm}}, "norm"),
@@ -174,6 +175,14 @@ REFUSED_BACKWARDS = [
     ({"adjoint_method": "rk4", "adjoint_options": {"norm": "seminorm"}}, "norm"),
     ({"adjoint_rtol": -1.0}, "rtol"),
 ]
+
+
+@pytest.mark.parametrize("option", ["step_t", "jump_t"])
+def test_stops_are_constants(option):
+    y0, t = torch.ones(2, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
+    options = {option: torch.tensor([0.5], requires_grad=True)}
+    with pytest.raises(pyode.GradientUnavailable, match=option):
+        pyode.odeint(lambda t, y: -y, y0, t, options=options)
 
 
 @pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=str)

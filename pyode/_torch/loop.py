@@ -145,7 +145,9 @@ class Integrator:
         while True:
             self._check_limits()
             size, t1 = self._clip(sign, min(max(self.h, solver.min_step), solver.max_step), target)
-            if size <= max(16 * EPS * abs(self.t), EPS * EPS * abs(self.end - self.start)):
+            span = abs(self.end - self.start)
+            close = t1 == target and size < span and not rejected  # as targets may be
+            if size <= max(16 * EPS * abs(self.t), EPS * EPS * span) and not close:
                 raise diagnose.underflow(self, size, k0)
             singular = None
             try:
