@@ -25,7 +25,6 @@ from ._solvers import AdaptiveSolver, Solver
 from ._state import Layout, Times
 from ._stats import Limits
 
-
 ELSEWHERE = {  # arguments of other libraries' solvers: what to pass here
     "args": "f is called as f(t, y): bind what else it needs, functools.partial(f, args=...)",
     "method": "pass solver=pyode.Dopri5()",

@@ -175,7 +175,7 @@ class TestJumps:
 
 
 class TestCloseTimes:
-    """Outputs, stops and jumps one spacing of numbers apart: a step between them is no underflow."""
+    """Outputs, stops and jumps one spacing of numbers apart: no step size that vanished."""
 
     AFTER = float(np.nextafter(0.5, 1))
     BEFORE = float(np.nextafter(0.5, 0))
