@@ -171,10 +171,8 @@ def _adaptive(
     if int(most) != most or most < 1:
         raise InputError(f"option `max_num_steps` got {most!r}. Pass a positive int.")
     intervals = sum(len(run) - 1 for run in setting.runs)
-    return Way(
-        solver, *(stop_times(k, options.get(k, ())) for k in ("step_t", "jump_t")),
-        int(most) * max(intervals, 1),
-    )  # fmt: skip
+    tstops, jumps = (stop_times(name, options.get(name, ())) for name in ("step_t", "jump_t"))
+    return Way(solver, tstops, jumps, int(most) * max(intervals, 1))
 
 
 def number(name: str, value: Any) -> float:
