@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from ._errors import GradientUnavailable, MaxStepsError, NonFiniteError
+from ._errors import GradientUnavailable, InputTypeError, MaxStepsError, NonFiniteError
 from ._state import Layout
 from ._torch.loop import Integrator, Watch
 from ._torch.method import Step
@@ -29,16 +29,20 @@ LEAST = sys.float_info.min
 class Event:
     """The event function on flat states: positive at the start, 0 at the event.
 
-    An event function of several components has its event when the first of them changes sign.
+    An event function of several components has its event when the first of them changes sign; one
+    that is true or false, when it changes.
     """
 
     event_fn: Callable[[Tensor, Any], Tensor]
     layout: Layout
     signs: Tensor
+    truth: bool = False  # event_fn is true or false, which has no derivative
 
     @classmethod
     def at(cls, event_fn: Callable[..., Any], layout: Layout, t: float, y0: Any) -> Event:
         """Normalised by its signs at the start."""
+        if not callable(event_fn):
+            raise InputTypeError(f"`event_fn` got {event_fn!r}. Pass a function event_fn(t, y).")
         event = cls(event_fn, layout, torch.ones((), device=layout.device))
         with torch.no_grad():
             event.signs = torch.sign(event.components(event.time(t), y0))
@@ -48,7 +52,20 @@ class Event:
         return torch.full((), t, dtype=self.layout.real, device=self.layout.device)
 
     def components(self, t: Tensor, y: Any) -> Tensor:
-        return torch.as_tensor(self.event_fn(t, y))
+        """What event_fn returns, as one tensor; for true and false, 1 and -1."""
+        got = self.event_fn(t, y)
+        try:
+            parts = [torch.as_tensor(x) for x in pytree.tree_leaves(got)]
+            value = parts[0] if len(parts) == 1 else torch.cat([x.reshape(-1) for x in parts])
+        except (TypeError, ValueError, RuntimeError):
+            value = torch.zeros(0)
+        if not value.numel() or value.is_complex():
+            raise InputTypeError(
+                f"event_fn(t, y) returned {str(got)[:60]}. Return a real tensor that changes sign "
+                "at the event, or a tuple of such."
+            )
+        self.truth = value.dtype == torch.bool
+        return 2.0 * value - 1.0 if self.truth else value
 
     def signed(self, t: Tensor, y: Any) -> Tensor:
         """The smallest component, each with the sign that makes it positive at the start."""
@@ -192,6 +209,11 @@ def attach(
     at = float(event_t.detach())
     value = event.signed(event.time(at), state)
     if not value.requires_grad:
+        if event.truth and any(x.requires_grad for x in pytree.tree_leaves(state)):
+            raise GradientUnavailable(
+                "event_fn is true or false: how the event moves is not known. Return a number that "
+                "changes sign there (t - 10, y[0] - 3), or solve under torch.no_grad()."
+            )
         return event_t, state
     t = event.time(at).requires_grad_()
     y = pytree.tree_map(lambda x: x.detach().requires_grad_(), state)

@@ -135,7 +135,8 @@ def odeint_event(
     Args:
         func, y0: as for `odeint`.
         t0: the start, a tensor of one element.
-        event_fn: `event_fn(t, y)`: the event is where a component of it changes sign.
+        event_fn: `event_fn(t, y)`, a tensor or a tree of such: the event is where a component of
+            it changes sign, or where what is true or false changes (without a gradient).
         reverse_time: look for it before t0.
         odeint_interface: `odeint` or `odeint_adjoint`.
         **kwargs: their arguments.

@@ -183,6 +183,42 @@ def test_an_event_that_does_not_come():
         pyode.odeint(lambda t, y: -y, y0, t, event_fn=lambda t, y: torch.log(y - 0.9) + 1)
 
 
+@pytest.mark.parametrize(
+    "event_fn",
+    [
+        *(lambda t, y: t > 3.9, lambda t, y: t < 3.9, lambda t, y: float(t) > 3.9),
+        lambda t, y: (t - 5.0, y[0] - 3.9),
+        lambda t, y: {"late": y[0] - 7, "other": [(t - 3.9).reshape(1)]},
+    ],
+)
+def test_events_of_other_forms(event_fn):
+    zero = torch.zeros(1, dtype=F64)
+    up = lambda t, y: torch.ones_like(y)  # noqa: E731
+    when, ys = pyode.odeint_event(up, zero, torch.tensor(0.0, dtype=F64), event_fn=event_fn)
+    assert float(when) == pytest.approx(3.9, abs=1e-12)
+    assert float(ys[-1]) == pytest.approx(3.9, abs=1e-12)
+
+
+def test_gradient_of_events_of_other_forms():
+    y0, t0 = torch.ones(1, dtype=F64, requires_grad=True), torch.tensor(0.0, dtype=F64)
+    late = lambda t, y: (t - 9.0, y[0] - 0.5)  # noqa: E731
+    when, _ = pyode.odeint_event(lambda t, y: -y, y0, t0, event_fn=late)
+    when.backward()
+    assert float(y0.grad) == pytest.approx(1.0, abs=1e-9)
+    with pytest.raises(pyode.GradientUnavailable, match="true or false"):
+        pyode.odeint_event(lambda t, y: -y, y0, t0, event_fn=lambda t, y: y[0] > 0.5)
+
+
+@pytest.mark.parametrize("result", [None, (), "0", 1j, torch.zeros(0)], ids=str)
+def test_events_of_no_form(result):
+    y0, t = torch.ones(1, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
+    with pytest.raises(pyode.InputTypeError, match=r"event_fn\(t, y\) returned.*changes sign"):
+        pyode.odeint(lambda t, y: -y, y0, t, event_fn=lambda t, y: result)
+    if result is not None:
+        with pytest.raises(pyode.InputTypeError, match="`event_fn` got"):
+            pyode.odeint(lambda t, y: -y, y0, t, event_fn=result)
+
+
 def test_a_touching_event_has_no_gradient():
     y0 = torch.tensor([1.0], dtype=F64, requires_grad=True)
     when, _ = pyode.odeint_event(
