@@ -42,6 +42,12 @@ class Layout:
     def real(self) -> torch.dtype:
         return REAL[self.dtype]
 
+    @property
+    def shape(self) -> torch.Size:
+        """Of the one real tensor that the state is, `[size]` for any other state."""
+        plain = self.single and not self.dtype.is_complex
+        return self.shapes[0] if plain else torch.Size([self.size])
+
     def flatten(self, tree: Any) -> Tensor:
         """Tree (or one leaf) to vector `[size]`; differentiable."""
         if self.single:

@@ -149,7 +149,8 @@ class CompiledMethod(Method):
         self.saved: Saved = []
         self.keep_stages = wrt_t or self.tableau.extra > 0  # outputs inside a step need them
         self.sizes = y
-        fn = step_function(self.tableau, evaluate, self.spans, quadratures)
+        shape = compiled.field.layout.shape if kind == ("y",) else y.shape
+        fn = step_function(self.tableau, evaluate, self.spans, quadratures, shape)
         more = inputs(self.tableau.stages)  # of each attempt, before the tensors that f reads
         examples = [self.numbers(0.0, 1.0), y, y.clone(), *more, *compiled.tensors]
         spans = None if self.spans is None else tuple(self.spans)
@@ -229,15 +230,21 @@ def step_function(
     evaluate: Evaluate,
     spans: Sequence[tuple[int, int]] | None,
     quad: slice | None,
+    shape: Sequence[int],
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """(numbers, y, k0, more..., tensors...) ↦ stages `[stages, n]`, the last of them, y1, sizes."""
+    """(numbers, y, k0, more..., tensors...) ↦ stages `[stages, n]`, the last of them, y1, sizes.
+
+    Inside, states have the shape that f gives them: a loop over a vector would divide to find the
+    channel and the sample of every element, and use no vector instructions.
+    """
 
     def fn(numbers: Tensor, y: Tensor, k0: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         t0, t1, rtol, atol = numbers.unbind()
 
         def stage(i: int, t: Tensor, point: Tensor) -> Tensor:
-            return evaluate(i, t, point, rest)
+            return evaluate(i, t, point.reshape(-1), rest).view(shape)
 
+        y, k0 = y.view(shape), k0.view(shape)
         k, y1 = unrolled_step(tableau, stage, t0, t1, y, k0)
         if not spans:
             sizes = y.new_zeros(0)
@@ -249,10 +256,15 @@ def step_function(
                 size = torch.cat([size[: quad.start], top.expand_as(size[quad])])
             scale = size * rtol + atol
             errors = [weighted(e, k) / scale for e in tableau.e]
-            sizes = torch.stack([_rms(x[a:b]) for x in errors for a, b in spans])
-        return torch.stack(k), k[-1], y1, sizes.detach()
+            sizes = torch.stack([_rms(_part(x, *span)) for x in errors for span in spans])
+        return torch.stack(k).flatten(1), k[-1].reshape(-1), y1.reshape(-1), sizes.detach()
 
     return fn
+
+
+def _part(x: Tensor, start: int, stop: int) -> Tensor:
+    """That span of the entries of x, in x's shape where it is all of them."""
+    return x if (start, stop) == (0, x.numel()) else x.reshape(-1)[start:stop]
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -169,7 +169,12 @@ def _options(config: Any, graph: GraphModule) -> dict[str, Any]:
     aten: Any = torch.ops.aten
     slow = {*fallbacks, aten.convolution.default, aten.convolution_backward.default}
     asserts = any(node.target in slow for node in graph.graph.nodes)
-    wanted = {"unroll_reductions_threshold": 1, "size_asserts": asserts, "cpp_wrapper": False}
+    wanted = {
+        "unroll_reductions_threshold": 1,
+        "size_asserts": asserts,
+        "cpp_wrapper": False,
+        "layout_optimization": False,
+    }
     return {key: value for key, value in wanted.items() if hasattr(config, key)}
 
 
