@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .._state import Layout
+from .convolutions import split_convolutions
 from .inductor import Uncompilable, reason
 from .products import share_products
 
@@ -65,7 +66,7 @@ class Tracer:
         self.call = torch.compile(flat, backend=self._backend, fullgraph=True, dynamic=False)
 
     def _backend(self, module: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
-        graph = Graph(share_products(copy.deepcopy(module)))
+        graph = Graph(split_convolutions(share_products(copy.deepcopy(module))))
         (out,) = (node for node in module.graph.nodes if node.op == "output")
         if len(out.args[0]) != 1:
             graph.why = "f stores tensors outside itself, which would be lost"

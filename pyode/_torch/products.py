@@ -22,18 +22,18 @@ PRODUCTS = (operator.matmul, torch.matmul, torch.mm, "matmul", "mm", "__matmul__
 
 def share_products(module: GraphModule) -> GraphModule:
     """The graph with products of one weight made one where none depends on another."""
-    if _pure(module):
+    if is_pure(module):
         while group := _next(module):
             _merge(module, group)
     return module
 
 
-def _pure(module: GraphModule) -> bool:
+def is_pure(module: GraphModule) -> bool:
     """Whether the order of operations is free: nothing is written in place, no mode is set."""
     for node in module.graph.nodes:
         if node.op in ("placeholder", "output"):
             continue
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        name = by_name(node)
         if node.op not in ("call_function", "call_method") or "set_grad" in name:
             return False
         writes = name.endswith("_") and not name.endswith("__")
@@ -45,6 +45,11 @@ def _pure(module: GraphModule) -> bool:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return False
     return True
+
+
+def by_name(node: Node) -> str:
+    """What a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _next(module: GraphModule) -> list[Node] | None:
