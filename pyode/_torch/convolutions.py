@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 
 from .products import by_name, is_pure
 
-LEAST = 2**22  # multiplications of a convolution from which on a second, small one is worth it
+LEAST = 2**22  # multiplications of a convolution from which on a second, small one pays: measured
 CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 FILLED = {

@@ -163,6 +163,7 @@ def _options(config: Any, graph: GraphModule) -> dict[str, Any]:
     follows it, it would keep that (a tanh, say) from using vector instructions. Sizes and strides
     of inputs are those of the examples: Dynamo's guards and the loop see to it. What a library
     call gives is looked at where calls take much longer than the look.
+    Nothing is laid out channels last for a convolution: norms lose more by it than it gains.
     """
     from torch._inductor.lowering import fallbacks
 
