@@ -148,6 +148,28 @@ def test_a_thousand_outputs(kind):
     assert sol.stats.backward.nvjp < 27 * (sol.stats.forward.accepted + 1)
 
 
+@pytest.mark.parametrize("engine", [NATIVE, CALLBACK])
+@pytest.mark.parametrize("adjoint", BOTH)
+def test_what_is_kept_outlives_other_solves(adjoint, engine):
+    """Later ones keep their states in memory sized by earlier ones, and beyond it: each its own."""
+    f, solver = Wave(), pyode.Tsit5(rtol=1e-8, atol=1e-8)
+    y0 = torch.tensor([[0.4, -0.2], [1.0, 0.3]], dtype=F64, requires_grad=True)
+
+    def solve(end):
+        sol = pyode.solve(f, y0, (0.0, end), solver=solver, adjoint=adjoint, engine=engine)
+        return sol.ys[-1].square().sum()
+
+    def gradient(loss):
+        return torch.autograd.grad(loss, [y0, *f.parameters()], retain_graph=True)
+
+    ends = (0.5, 0.5, 6.0, 0.5, 3.0)
+    once = [gradient(solve(end)) for end in ends]
+    held = [solve(end) for end in ends]
+    for _ in range(2):
+        for loss, right in zip(held, once, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(gradient(loss), right, strict=True))
+
+
 def test_trees_stops_and_time_backwards():
     w = torch.tensor(0.7, dtype=F64, requires_grad=True)
 

@@ -86,18 +86,20 @@ function options_of(::Field{T}, at, count) where {T}
     )
 end
 
-# Bytes between two collections: Julia's own schedule lets tens of megabytes of a training's garbage
-# pile up; and its cost is by the garbage, whenever it is swept.
-const GARBAGE = 8 * 2^20
-const SWEPT = Ref(0)
+# Bytes between two collections, and solves: Julia's own schedule lets tens of megabytes of a training's
+# garbage pile up, and each collection makes old what is alive then, which waits for a full one of half a
+# second.
+const GARBAGE, SOLVES = 8 * 2^20, 20
+const SWEPT, SEEN = Ref(0), Ref(0)
 
 """
-Sweep up after many solves, at the end of one: what it held is young, and dies young. The caller's
+Sweep up after many solves, before the next: what they held was young, and has died young. The caller's
 language calls from here, so finalizers of its objects may run.
 """
 function tidy()
     made = Base.gc_bytes()
-    made - SWEPT[] > GARBAGE || return nothing
+    last, SEEN[] = made - SEEN[], made
+    made - SWEPT[] > max(GARBAGE, SOLVES * last) || return nothing
     GC.gc(false)
     SWEPT[] = made
     return nothing
@@ -106,17 +108,20 @@ end
 """
     forward_at(field, name, keep, at, deadline)
 
-`forward` for a caller with addresses: `at` is that of fourteen numbers, in the order below. Fills
-`ys`, `last` and `told`.
+`forward` for a caller with addresses: `at` is that of sixteen numbers, in the order below. Fills
+`ys`, `last` and `told`; `room` numbers at `spare`, which must live as long as what is returned, may be
+used for what is kept.
 
 Returns: the `Forward`; nothing if `first`, what the caller found f to be at the start, is not what a native
 field has there.
 """
 function forward_at(field::Field{T}, name, keep, at, deadline) where {T}
-    u0, first, ts, m, settings, count, slots, marks, marked, ys, lead, last, told, prepare =
-        numbers_at(at, Val(14))
+    u0, first, ts, m, settings, count, slots, marks, marked, ys, lead, last, told, prepare, spare, room =
+        numbers_at(at, Val(16))
     (; place) = field
+    tidy()
     field.deadline = deadline
+    field.room = room == 0 ? T[] : wrap(Host(), T, spare, room)
     times = T.(read_vector(Float64, ts, m))
     fwd = inside(place) do
         start = read_vector(T, u0, field.n, place)
@@ -132,7 +137,6 @@ function forward_at(field::Field{T}, name, keep, at, deadline) where {T}
         return fwd
     end
     fwd === nothing || tell!(told, fwd.report, field)
-    tidy()
     return fwd
 end
 
@@ -165,7 +169,6 @@ function gradient_at(
         return found
     end
     tell!(told, found.report, field, found.estimate, field.peak, found.drift)
-    tidy()
     return ok(found.report) ? nothing : (found.report.code, field.trouble.what)
 end
 

@@ -38,7 +38,8 @@ solvers are compiled once: a call costs one dynamic dispatch.
 
 `sign` is -1 when time was reversed to run forwards: s = -t, du/ds = -f. `deadline` is a reading of
 `time()` after which any evaluation throws `OutOfTime`. `peak`: bytes held by the backward solve.
-`native`: compiled functions that stand for all of the above. `tape`: what sees each evaluation.
+`native`: compiled functions that stand for all of the above. `tape`: what sees each evaluation; `room`:
+memory of the caller's for what it keeps.
 `place`: where the arrays are.
 """
 Base.@kwdef mutable struct Field{T, V, P}
@@ -56,6 +57,7 @@ Base.@kwdef mutable struct Field{T, V, P}
     peak::Int = 0
     native::Union{Nothing, NativeField{T}} = nothing
     tape::Union{Nothing, Tape{T}} = nothing
+    room::Vector{T} = T[]
     const place::P
     const memo::Memo{T, V}
     trouble::Trouble{T} = Trouble{T}()

@@ -68,7 +68,7 @@ function keeping(field::Field{T}, u0, ts, alg, options, keep, slots, marks, lead
 end
 
 function taped_forward(field::Field{T}, prob, ts, alg, options, keep) where {T}
-    field.tape = tape = Tape{T}(tableau(alg, T), prob.u0, keep == "stages")
+    field.tape = tape = Tape{T}(tableau(alg, T), prob.u0, keep == "stages", field.room)
     try
         return thin_forward(field, prob, ts, alg, options, tape)
     finally

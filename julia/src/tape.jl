@@ -7,6 +7,9 @@ The accepted steps of a forward solve. `whole`: with the states at which f was e
 stage; otherwise with the state each step began at, and its stages are computed again.
 
 It sees every evaluation (`note!`); at the end of an accepted step the latest of them are the step's.
+
+States are written into `room`, the caller's memory, as long as it lasts: what is large and outlives a
+solve is not Julia's garbage then, whose sweeping would cost more than a small solve.
 """
 mutable struct Tape{T}
     const tableau::Tableau{T}
@@ -18,14 +21,25 @@ mutable struct Tape{T}
     const ends::Vector{T}
     const lengths::Vector{T}
     const points::Vector{Matrix{T}}
+    const room::Vector{T}
+    used::Int
 end
 
-function Tape{T}(tableau, u0, whole) where {T}
+function Tape{T}(tableau, u0, whole, room = T[]) where {T}
     kept = whole ? tableau.calls : 1
     first = reshape(Vector{T}(u0), :, 1)
     return Tape{T}(
         tableau, whole, zeros(T, length(u0), kept), zeros(T, tableau.calls), 0, T[], T[], T[], [first],
+        room, 0,
     )
+end
+
+"Memory for the states of one more step."
+function leaf!(tape::Tape{T}) where {T}
+    (; ring, room, used) = tape
+    used + length(ring) > length(room) && return similar(ring)
+    tape.used += length(ring)
+    return unsafe_wrap(Matrix{T}, pointer(room, used + 1), size(ring))
 end
 
 bytes(tape::Tape{T}) where {T} = sizeof(T) * (3 * length(tape.ends) + sum(length, tape.points))
@@ -61,15 +75,15 @@ function (tape::Tape{T})(integ) where {T}
     push!(tape.starts, t)
     push!(tape.ends, integ.t)
     push!(tape.lengths, h)
+    points = leaf!(tape)
     if tape.whole
-        points = similar(tape.ring)
         for q in 1:calls
             copyto!(view(points, :, q), view(tape.ring, :, mod1(at + q, calls)))
         end
-        push!(tape.points, points)
     else
-        push!(tape.points, reshape(copy(integ.u), :, 1))
+        copyto!(points, integ.u)
     end
+    push!(tape.points, points)
     return u_modified!(integ, false)
 end
 

@@ -1,6 +1,6 @@
 # The exact gradient of the steps taken.
 
-using PyODE: NotReadable, StepNotSeen, Tape, Transposed, discrete, interpolate, note!, tableau,
+using PyODE: NotReadable, StepNotSeen, Tape, Transposed, bytes, discrete, interpolate, note!, tableau,
     transpose!, weights!
 
 const EXPLICIT = ("Euler", "Midpoint", "Heun", "RK4", "BS3", "DP5", "Tsit5", "Vern7", "Vern9")
@@ -129,6 +129,30 @@ end
     ended(dt) = (; tprev = 0.0, dt, t = dt, u = [1.0])
     foreach(t -> note!(tape, [1.0], t), read.c[2:end] .* 0.1)
     @test_throws StepNotSeen tape(ended(0.2))
+end
+
+@testset "a tape in the caller's memory, and beyond it" begin
+    ts, g = [0.0, 0.6, 1.0], [0.0 0.3 1.0; 0.0 -0.2 0.5]
+    for keep in ("stages", "steps")
+        function gradient_with(room)
+            field = wave([0.7, 1.3])
+            field.room = room
+            fwd = forward(field, [0.4, -0.2], ts, algorithm("Tsit5"), options(); keep)
+            return discrete(fwd, g), fwd
+        end
+        free, fwd = gradient_with(Float64[])
+        @test fwd.tape.used == 0
+        step = length(fwd.tape.ring)
+        count = length(fwd.tape.ends)
+        for room in (fill(NaN, step * count), fill(NaN, 2step + 1))
+            found, held = gradient_with(room)
+            @test found.λ == free.λ && found.p == free.p
+            @test held.tape.used == min(length(room) ÷ step, count) * step
+            @test all(isfinite, room[1:(held.tape.used)])
+            @test bytes(held.tape) == bytes(fwd.tape)
+            @test interpolate(held, 0.3) == interpolate(fwd, 0.3)
+        end
+    end
 end
 
 @testset "NaN and the clock on the way back" begin

@@ -82,6 +82,8 @@ class Pull:
     quad_atol: float
 
 
+TAPED = ("stages", "steps")  # what `Keep.keep` is where steps are taped for `Discrete`
+_taped: dict[tuple[str, int, str], int] = {}  # numbers that a solve of this kind kept last
 TOLD = 19  # numbers of a direction, as `PyODE.tell!` writes them, before drifts
 
 
@@ -174,6 +176,7 @@ class Local(Session):
             there = np.array(numbers, dtype=np.int64)
             self.field = self.jl.native_of(setup.type, there.ctypes.data, setup.fused)
         self.solved: Any = None
+        self.room: Array | None = None  # of what Julia keeps: it lives as long as `solved`
 
     def forward(
         self, z: Array, first: Array | None, settings: Settings, keep: Keep, lead: int
@@ -182,12 +185,14 @@ class Local(Session):
         rows = self.place.empty((len(setup.times), setup.n), setup.type)
         last, told = self.place.empty((setup.n,), setup.type), np.empty(TOLD)
         start = 0 if first is None else at(first)
+        kind = (setup.type, setup.n, keep.keep)
+        self.room = np.empty(_taped.get(kind, 0) * 5 // 4, setup.type)
         prepare = 0 if self.native is None else self.native.renewed()
         where = np.array(
             [
                 at(z), start, setup.times.ctypes.data, len(setup.times), packed.ctypes.data,
                 len(packed), keep.slots, keep.marks.ctypes.data, len(keep.marks), at(rows), lead,
-                at(last), told.ctypes.data, prepare,
+                at(last), told.ctypes.data, prepare, self.room.ctypes.data, len(self.room),
             ], dtype=np.int64,
         )  # fmt: skip
         self.solved = self._call(
@@ -198,6 +203,8 @@ class Local(Session):
             return None
         ended = told[0] == 1 or self._call(self.jl.words, self.solved)
         report, trouble, counts, _ = _said(told, ended)
+        if keep.keep in TAPED:
+            _taped[kind] = report.bytes // self.room.itemsize
         return Solved(rows, report, trouble, last, counts)
 
     def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
