@@ -1,0 +1,168 @@
+"""Work and precision of the gradient: time against error as the tolerance is tightened.
+
+python benchmarks/work_precision.py                              Backsolve, torchdiffeq's adjoint
+python benchmarks/work_precision.py --only 'Discrete|diffrax'    other rows
+
+Equal tolerances do not give equal errors: each row is timed at tolerances from ten times the
+workload's to a tenth of it, and held against the time in which another row's error is as small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+from typing import Any
+
+import peers
+
+ROWS = "torchdiffeq adjoint dopri5|^pyode Backsolve dopri5"
+AGAINST = "torchdiffeq adjoint dopri5"
+
+
+def parse() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--workloads", default=peers.DEFAULT, help=f"default {peers.DEFAULT}")
+    p.add_argument("--only", default=ROWS, help="regular expression on 'peer adjoint method'")
+    p.add_argument("--against", default=AGAINST, help="the row that the others are held against")
+    p.add_argument("--looser", type=float, default=1.0, help="decades above the tolerance")
+    p.add_argument("--tighter", type=float, default=1.0, help="decades below it")
+    p.add_argument("--steps", type=int, default=4, help="tolerances in a decade")
+    p.add_argument("--repeats", type=int, default=5, help="turns; each row once a turn")
+    p.add_argument("--seconds", type=float, default=3.0, help="of timing, a row and tolerance")
+    p.add_argument("--dtype", choices=("float32", "float64"), help="default: the workload's own")
+    p.add_argument("--threads", type=int, help="of torch and of XLA")
+    p.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    p.add_argument("--out", type=pathlib.Path, help="folder: work_precision.json, .png and .md")
+    p.add_argument("--cache", type=pathlib.Path, default=peers.cache(), help="of the references")
+    return p.parse_args()
+
+
+def curves(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
+    """Every row at every tolerance, timed in turns."""
+    import measure
+    import torch
+    from rows import case_of
+    from workloads import WORKLOADS
+
+    workload = WORKLOADS[name]()
+    dtype = getattr(torch, args.dtype) if args.dtype else workload.dtype
+    reference = measure.reference_of(workload, args.cache, False)
+    found, records = [], []
+    ends = round(-args.looser * args.steps), round(args.tighter * args.steps)
+    for step in range(ends[0], ends[1] + 1):
+        by = 10.0 ** (-step / args.steps)
+        here = dataclasses.replace(workload, rtol=by * workload.rtol, atol=by * workload.atol)
+        case = case_of(here, dtype)
+        for row in measure.rows_of(here, args.only):
+            print(f"{name}: warming up {row.name} at rtol {here.rtol:.1e}", file=sys.stderr)
+            record = measure.prepare(row, case, 120.0, args.clock)
+            records.append(record)
+            found.append((here, record))
+    print(f"{name}: timing", file=sys.stderr)
+    measure.in_turns(records, args.repeats, args.seconds, 2, args.clock)
+    return [
+        record.facts(here, dtype, reference) | {"rtol": here.rtol, "name": record.row.name}
+        for here, record in found
+    ]
+
+
+def held_against(facts: list[dict[str, Any]], against: str, rtol: float) -> list[dict[str, Any]]:
+    """For each other row: its time at that tolerance, and the least one with no worse an error."""
+    from report import error
+
+    done = [f for f in facts if "median" in f and math.isfinite(error(f))]
+    at = [f for f in done if f["name"] == against and math.isclose(f["rtol"], rtol)]
+    if not at:
+        return []
+    peer, out = at[0], []
+    for name in dict.fromkeys(f["name"] for f in done if f["name"] != against):
+        own = [f for f in done if f["name"] == name]
+        same = next((f for f in own if math.isclose(f["rtol"], rtol)), None)
+        level = min((f for f in own if error(f) <= error(peer)), key=_time, default=None)
+        out.append({"name": name, "peer": peer, "same": same, "level": level})
+    return out
+
+
+def _time(fact: dict[str, Any]) -> float:
+    return float(fact["median"])
+
+
+def table(name: str, held: list[dict[str, Any]]) -> list[str]:
+    from report import error
+
+    def cell(fact: dict[str, Any] | None, peer: dict[str, Any]) -> str:
+        if fact is None:
+            return "none"
+        ms, ratio = 1e3 * _time(fact), _time(peer) / _time(fact)
+        return f"{ms:.4g} ms ({error(fact):.1e}, rtol {fact['rtol']:.1e}): {ratio:.2f} ×"
+
+    lines = []
+    for h in held:
+        peer = h["peer"]
+        theirs = f"{1e3 * _time(peer):.4g} ms ({error(peer):.1e}, rtol {peer['rtol']:.1e})"
+        same, level = cell(h["same"], peer), cell(h["level"], peer)
+        lines.append(f"| {name} | {theirs} | {h['name']} | {same} | {level} |")
+    return lines
+
+
+def figure(path: pathlib.Path, facts: list[dict[str, Any]]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    from report import error
+
+    names = list(dict.fromkeys(f["workload"] for f in facts))
+    shape = {"figsize": (4.6 * len(names), 4.2), "layout": "constrained", "squeeze": False}
+    fig, axes = plt.subplots(1, len(names), **shape)
+    rows = list(dict.fromkeys(f["name"] for f in facts))
+    for ax, name in zip(axes.flat, names, strict=True):
+        for i, row in enumerate(rows):
+            own = [f for f in facts if (f["workload"], f["name"]) == (name, row) and "median" in f]
+            x, y = [error(f) for f in own], [1e3 * _time(f) for f in own]
+            line = "o-" if row.startswith("pyode") else "s--"
+            ax.plot(x, y, line, color=f"C{i}", label=row, ms=4)
+        ax.set(title=name, xscale="log", yscale="log", xlabel="error of the gradient")
+        ax.grid(True, alpha=0.3)
+    axes[0, 0].set_ylabel("solve + gradient, ms")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=len(rows), frameon=False)
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+def main() -> int:
+    args = parse()
+    peers.environment(args.threads)
+    import torch
+    from workloads import WORKLOADS
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    facts: list[dict[str, Any]] = []
+    lines = [
+        f"| workload | {args.against} | row | at the same tolerance | at no worse an error |",
+        "|---|---|---|---|---|",
+    ]
+    for name in args.workloads.split(","):
+        if name not in WORKLOADS:
+            print(f"--workloads got {name!r}. Pass some of {', '.join(WORKLOADS)}.")
+            return 2
+        mine = curves(args, name)
+        facts += mine
+        lines += table(name, held_against(mine, args.against, WORKLOADS[name]().rtol))
+    print("\n".join(lines))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "work_precision.md").write_text("\n".join(lines) + "\n")
+        (args.out / "work_precision.json").write_text(json.dumps(facts, indent=1) + "\n")
+        figure(args.out / "work_precision.png", facts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
