@@ -114,6 +114,7 @@ def figure(path: pathlib.Path, facts: list[dict[str, Any]]) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    import matplotlib.ticker
     from report import error
 
     names = list(dict.fromkeys(f["workload"] for f in facts))
@@ -127,6 +128,8 @@ def figure(path: pathlib.Path, facts: list[dict[str, Any]]) -> None:
             line = "o-" if row.startswith("pyode") else "s--"
             ax.plot(x, y, line, color=f"C{i}", label=row, ms=4)
         ax.set(title=name, xscale="log", yscale="log", xlabel="error of the gradient")
+        ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        ax.tick_params(which="minor", labelsize=7)
         ax.grid(True, alpha=0.3)
     axes[0, 0].set_ylabel("solve + gradient, ms")
     handles, labels = axes[0, 0].get_legend_handles_labels()

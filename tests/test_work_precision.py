@@ -1,0 +1,61 @@
+"""The script that holds times of gradients against each other, error by error."""
+
+import dataclasses
+import importlib
+import json
+import math
+import pathlib
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("work_precision")
+
+
+def fact(name, rtol, median, error):
+    return {
+        "workload": "w", "name": name, "rtol": rtol, "median": median,
+        "error_dtheta": error, "error_dy0": error / 2,
+    }  # fmt: skip
+
+
+def test_the_cheapest_tolerance_with_no_larger_an_error_counts(script):
+    ours = [(1e-4, 1.0, 3e-4), (1e-5, 2.0, 1e-5), (1e-6, 3.0, 1e-6), (1e-3, 0.5, math.inf)]
+    facts = [fact("ours", *x) for x in ours]
+    facts += [fact("theirs", 1e-4, 3.0, 1e-4), fact("theirs", 1e-5, 4.0, 2e-5)]
+    (held,) = script.held_against(facts, "theirs", 1e-5)
+    assert (held["peer"]["median"], held["same"]["median"]) == (4.0, 2.0)
+    assert held["level"]["rtol"] == 1e-5
+    (held,) = script.held_against(facts, "theirs", 1e-4)
+    assert (held["same"]["rtol"], held["level"]["rtol"]) == (1e-4, 1e-5)
+    (line,) = script.table("w", [held])
+    assert "1000 ms (3.0e-04, rtol 1.0e-04): 3.00 ×" in line
+    assert "2000 ms (1.0e-05, rtol 1.0e-05): 1.50 ×" in line
+    assert script.held_against(facts, "nobody", 1e-4) == []
+
+
+def test_two_rows_at_two_tolerances(script, tmp_path, capsys, monkeypatch):
+    known = importlib.import_module("workloads").WORKLOADS
+    full = known["cnf"]()
+    small = {"y0": full.y0[:8], "reference": 1e-8}
+    monkeypatch.setitem(known, "cnf", lambda: dataclasses.replace(full, **small))
+    command = ["", "--workloads", "cnf", "--looser", "0.5", "--tighter", "0", "--steps", "2"]
+    command += ["--repeats", "1", "--seconds", "0.1", "--out", str(tmp_path), "--cache"]
+    monkeypatch.setattr("sys.argv", [*command, str(tmp_path)])
+    assert script.main() == 0
+    assert "| cnf | " in capsys.readouterr().out
+    facts = json.loads((tmp_path / "work_precision.json").read_text())
+    assert len(facts) == 4
+    assert all(0 < f["error_dtheta"] < 1e-2 and f["median"] > 0 for f in facts)
+    assert (tmp_path / "work_precision.png").stat().st_size > 10_000
+
+
+def test_an_unknown_workload_is_named(script, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["", "--workloads", "nothing"])
+    assert script.main() == 2
+    assert "'nothing'" in capsys.readouterr().out
