@@ -148,7 +148,10 @@ class CompiledMethod(Method):
         self.tolerances = (tol.rtol, tol.atol) if self.adaptive else (0.0, 0.0)
         self.saved: Saved = []
         self.keep_stages = wrt_t or self.tableau.extra > 0  # outputs inside a step need them
-        self.sizes = y
+        self.sizes = self.last_stage = y
+        self.pad = np.array((0.0, 0.0, *self.tolerances))
+        self.given = torch.from_numpy(self.pad)  # to every step, unless one may keep it
+        self.fresh = True
         shape = compiled.field.layout.shape if kind == ("y",) else y.shape
         fn = step_function(self.tableau, evaluate, self.spans, quadratures, shape)
         more = inputs(self.tableau.stages)  # of each attempt, before the tensors that f reads
@@ -176,17 +179,25 @@ class CompiledMethod(Method):
 
     def numbers(self, t0: float, t1: float) -> Tensor:
         """Everything of a step that is a number."""
-        return torch.from_numpy(np.array((t0, t1, *self.tolerances)))
+        if self.fresh:
+            return torch.from_numpy(np.array((t0, t1, *self.tolerances)))
+        self.pad[0], self.pad[1] = t0, t1
+        return self.given
 
     def attempt(
         self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor, room: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        more = self.more(t0, t1)
-        out = self.run([self.numbers(t0, t1), y, k0, *more, *self.compiled.tensors])
-        k, _, y1, self.sizes = out[:4]
-        self.saved = list(out[4:])
+        more, numbers = self.more(t0, t1), self.numbers(t0, t1)
+        out = self.run([numbers, y, k0, *more, *self.compiled.tensors])
+        k, self.last_stage, y1, self.sizes, *self.saved = out
+        if self.fresh:
+            own = numbers.untyped_storage().data_ptr()
+            self.fresh = any(x.untyped_storage().data_ptr() == own for x in self.saved)
         self.count()
         return k, y1
+
+    def last(self, k: Tensor) -> Tensor:
+        return self.last_stage
 
     def keep(self, rhs: Any, k: Tensor) -> Kept:
         """What the attempt just made keeps for its transpose."""
@@ -211,11 +222,10 @@ class CompiledMethod(Method):
         each = [largest([0.0, *sizes[i : i + m]]) * abs(h) for i in range(0, len(sizes), m or 1)]
         return joined(each) if each else 0.0
 
-    def sample(self, rhs: RHS, step: Step, times: Sequence[float]) -> Tensor:
-        if self.tableau.extra and not step.filled:
-            rows = torch.empty_like(step.k[:1]).expand(self.tableau.extra, -1)
-            step.k = torch.cat([step.k[: self.tableau.stages], rows])
-        return super().sample(rhs, step, times)
+    def fill(self, rhs: RHS, step: Step) -> None:
+        rows = torch.empty_like(step.k[:1]).expand(self.tableau.extra, -1)
+        step.k = torch.cat([step.k[: self.tableau.stages], rows])
+        super().fill(rhs, step)
 
 
 def _pair(compiled: Compiled, fn: Any, examples: list[Tensor], outputs: int, wrt_t: bool) -> Pair:
@@ -308,12 +318,8 @@ class CompiledField:
 
     def __init__(self, compiled: Compiled, differentiable: bool, wrt_t: bool):
         field = self.field = compiled.field
-        self.f, self.title, self.locate, self.blame = (
-            field.f,
-            field.title,
-            field.locate,
-            field.blame,
-        )
+        self.f, self.title = field.f, field.title
+        self.locate, self.blame = field.locate, field.blame
         self.blocks, self.compiled = field.blocks, compiled
         y = torch.zeros(field.layout.size, dtype=field.layout.real)
         examples = [torch.zeros(2, dtype=torch.float64), y, *compiled.tensors]

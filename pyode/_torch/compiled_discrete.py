@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +27,21 @@ class CompiledPass(Pass):
         self.totals = self.program.compiled.total()
         rows = self.tableau.stages
         self.none = grad_ys.new_zeros(rows, grad_ys.shape[1])  # no cotangent of any stage
+        nodes = self.sign * np.array(self.trajectory.nodes)
+        self.cuts = np.searchsorted(self.keys, nodes, side="right").tolist()  # outputs up to each
+        self.inside = not (self.tableau.extra or self.wrt_t)  # outputs depend on stages alone
+
+    @functools.cached_property
+    def spread(self) -> Tensor:
+        """What an output inside a step is made of `[m, stages + 1]`: stages, and its start."""
+        nodes, keys = self.sign * np.array(self.trajectory.nodes), np.array(self.keys)
+        n = np.maximum(np.searchsorted(nodes, keys) - 1, 0)  # the step of each output
+        h = nodes[n + 1] - nodes[n]
+        at = self.tableau.at((keys - nodes[n]) / h)
+        spread = np.zeros((self.tableau.stages + 1, len(keys)))
+        spread[: len(at)] = self.sign * h * at
+        spread[-1] = 1.0
+        return self.co.tensor(spread.T)
 
     def run(self) -> Grads:
         grads = super().run()
@@ -36,17 +53,19 @@ class CompiledPass(Pass):
         """Transpose step n: outputs at its end and inside it, then the whole step."""
         kept: Kept | None = evals
         t0, t1 = self.trajectory.nodes[n], self.trajectory.nodes[n + 1]
-        first, last = self._outputs(t0, t1)
+        first, last = self.cuts[n], self.cuts[n + 1]
         lam, time = carry.lam, self._time()
         if last > first and self.keys[last - 1] == self.sign * t1:
             last -= 1
             lam = lam + self.grad_ys[last]
         kept = self._again(n) if kept is None else kept
         of_k, aside = self.none, None
-        if last > first:
-            inner = range(first, last)
+        if last > first and self.inside:
+            both = self.spread[first:last].t() @ self.grad_ys[first:last]
+            of_k, aside = both[:-1], both[-1]
+        elif last > first:
             aside = self.grad_ys[first:last].sum(0)
-            of_k, aside = self._dense(n, inner, kept, aside, time)
+            of_k, aside = self._dense(n, range(first, last), kept, aside, time)
         pair: Any = self.program.pair
         of_last = self.none[0] if carry.fsal is None else carry.fsal
         out = pair.backward([*kept.saved, of_k, of_last, lam, *self.totals])

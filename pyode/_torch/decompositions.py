@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 SMALL = 4096  # multiplications up to which a matrix product is a loop, and no library call
+UNROLLED = 8  # terms up to which it is no loop
 LARGE = 2**20  # and from which on oneDNN multiplies float32 matrices
 NARROW = 16  # columns up to which the other order of factors is the faster one
 NEAR = 0.625  # |x| below which tanh is x + x³ R(x²), R fitted to 6e-19 (float64), 4e-9 (float32)
@@ -42,12 +44,34 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
     """A small product as a sum, which is fused with what surrounds it; a large one by oneDNN."""
     work = a.shape[0] * a.shape[1] * b.shape[1]
     if 0 < work <= SMALL:
-        return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+        return _loops(a, b)
     if _by_onednn(a, work):
         return torch.ops.pyode.linear.default(_rows(a), b.t(), None)
     if 1 < b.shape[1] <= NARROW < a.shape[0] and b.stride(1) == 1:
         return _narrow(a, b)
     return NotImplemented
+
+
+def _loops(a: Tensor, b: Tensor) -> Tensor:
+    """A small product as a sum, along the axis on which vector instructions have most to do."""
+    (m, k), n, lanes = a.shape, b.shape[1], 64 // a.element_size()
+    rows = k * n * (b.stride(1) != 1) + m * k * -(-n // lanes)
+    columns = m * k * (a.stride(0) != 1) + n * k * -(-m // lanes)
+    copies = m * k * (a.stride(1) != 1) + k * n * (b.stride(0) != 1)
+    within = copies + m * n * (-(-k // lanes) + lanes // 2)  # and the lanes added up
+    if rows <= 1.5 * min(columns, within):  # the others leave a layout that the next one pays for
+        return _along_rows(a, b)
+    if columns < within:
+        return _along_rows(b.t(), a.t()).t()
+    return (_rows(a).unsqueeze(1) * _rows(b.t()).unsqueeze(0)).sum(2)
+
+
+def _along_rows(a: Tensor, b: Tensor) -> Tensor:
+    b = _rows(b)
+    if a.shape[1] > UNROLLED:
+        return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+    terms = [a[:, i : i + 1] * b[i : i + 1] for i in range(a.shape[1])]
+    return functools.reduce(torch.add, terms)
 
 
 def _narrow(a: Tensor, b: Tensor) -> Any:

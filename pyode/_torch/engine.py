@@ -271,6 +271,7 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         if err.from_f:
             raise
         failure = err
+    writer.finish()
     if forward_mode:
         rows = wide[:, :n].contiguous()
     plan.stats.forward.peak_bytes = trajectory.bytes_held

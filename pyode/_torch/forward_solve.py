@@ -15,6 +15,8 @@ from .loop import Integrator
 from .method import RHS, Method, Step
 from .trajectory import Trajectory
 
+MOST, TOGETHER = 64, 2**18  # steps, and entries of their stages, whose outputs are made in one go
+
 
 class Recorder:
     """The field, with the autograd graph of every evaluation in an accepted step kept.
@@ -53,23 +55,44 @@ class Recorder:
 
 
 class Writer:
-    """Writes the outputs that fall into each step; outputs at a step's end are its own state."""
+    """Writes the outputs that fall into each step; outputs at a step's end are its own state.
+
+    Steps whose stages stay as they are wait until there are some to be interpolated in one go.
+    """
 
     def __init__(self, ys: Tensor, times: tuple[float, ...], method: Method, rhs: RHS, n: int):
         self.ys, self.times, self.method, self.rhs = ys, times, method, rhs
         self.sign = 1.0 if times[-1] >= times[0] else -1.0
         self.next, self.n = 1, n
+        together = TOGETHER // max(n * len(method.tableau.a), 1)
+        self.most = 1 if method.reuses else max(1, min(MOST, together))
+        self.waiting: list[tuple[Step, int, int]] = []  # with the outputs inside the step
 
     def write(self, step: Step) -> None:
         first, sign, end = self.next, self.sign, step.t1
         while self.next < len(self.times) and sign * (self.times[self.next] - end) < 0:
             self.next += 1
         if self.next > first:
-            rows = self.method.sample(self.rhs, step, self.times[first : self.next])
-            self.ys[first : self.next] = rows[:, : self.n]
+            self.waiting.append((step, first, self.next))
+            if len(self.waiting) >= self.most:
+                self.finish()
         if self.next < len(self.times) and self.times[self.next] == end:
             self.ys[self.next] = step.y1[: self.n]
             self.next += 1
+
+    def finish(self) -> None:
+        """Write what waits."""
+        waiting, self.waiting = self.waiting, []
+        if len(waiting) == 1:
+            ((step, first, last),) = waiting
+            rows = self.method.sample(self.rhs, step, self.times[first:last])
+            self.ys[first:last] = rows[:, : self.n]
+        elif waiting:
+            rows = self.method.samples(
+                self.rhs, [(step, self.times[first:last]) for step, first, last in waiting]
+            )
+            where = [i for _, first, last in waiting for i in range(first, last)]
+            self.ys[where] = rows[:, : self.n]
 
 
 def targets(plan: Plan) -> list[float]:

@@ -9,6 +9,7 @@ whose cache on disk serves the next process. Dynamo takes no part in a call of t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +18,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from .scratch import keep_scratch
+
 Function = Callable[..., tuple[Tensor, ...]]
 Run = Callable[[list[Any]], Sequence[Tensor]]
+NEAR = 2**15  # entries of tensors that stay in the nearest cache: writing one costs next to nothing
 
 
 class Uncompilable(Exception):
@@ -153,17 +157,21 @@ def _compile(
     with torch.no_grad(), config.patch(_options(config, graph)), tracing(context):
         made: Any = compile_fx_inner(graph, examples)
     # past a wrapper for autotuning and the debugger, which costs as much as a small step
-    return getattr(made, "current_callable", None) or made, list(context.output_strides)
+    run = getattr(made, "current_callable", None) or made
+    return keep_scratch(run), list(context.output_strides)
 
 
 def _options(config: Any, graph: GraphModule) -> dict[str, Any]:
     """Inductor's settings, those that this torch has.
 
     A sum over two or three inputs of a small layer stays a sum of its own: unrolled into what
-    follows it, it would keep that (a tanh, say) from using vector instructions. Sizes and strides
-    of inputs are those of the examples: Dynamo's guards and the loop see to it. What a library
-    call gives is looked at where calls take much longer than the look.
-    Nothing is laid out channels last for a convolution: norms lose more by it than it gains.
+    follows it, it would keep that (a tanh, say) from using vector instructions. Where all tensors
+    are small, what is read twice is written once: Inductor would compute it again for every reader,
+    an activation for each of the next layer's outputs. Products and sums are contracted (one
+    rounding for two). Sizes and strides of inputs are those of the examples: Dynamo's guards and
+    the loop see to it. What a library call gives is looked at where calls take much longer than the
+    look. Nothing is laid out channels last for a convolution: norms lose more by it than it
+    gains.
     """
     from torch._inductor.lowering import fallbacks
 
@@ -175,8 +183,23 @@ def _options(config: Any, graph: GraphModule) -> dict[str, Any]:
         "size_asserts": asserts,
         "cpp_wrapper": False,
         "layout_optimization": False,
+        "cpp.enable_floating_point_contract_flag": "fast",
     }
-    return {key: value for key, value in wanted.items() if hasattr(config, key)}
+    if _largest(graph) <= NEAR:
+        wanted |= {"realize_opcount_threshold": 12, "realize_reads_threshold": 0}
+    return {key: value for key, value in wanted.items() if _known(config, key)}
+
+
+def _largest(graph: GraphModule) -> int:
+    """Entries of the largest tensor in a graph."""
+    values = [node.meta.get("val") for node in graph.graph.nodes]
+    return max((x.numel() for x in values if isinstance(x, Tensor)), default=0)
+
+
+def _known(config: Any, key: str) -> bool:
+    """Whether this torch has a setting, `a.b` included."""
+    *path, last = key.split(".")
+    return hasattr(functools.reduce(getattr, path, config), last)
 
 
 class _in_words:

@@ -249,7 +249,7 @@ class Integrator:
         self.stats.accepted += 1
         tableau = self.method.tableau
         self.t, self.y = t1, y1
-        self.k0 = k[tableau.stages - 1] if tableau.fsal and t1 not in self.jumps else None
+        self.k0 = self.method.last(k) if tableau.fsal and t1 not in self.jumps else None
         if self.k0 is not None and self.room is not None:
             self.k0 = self.k0.clone()
         self.trouble.accept()

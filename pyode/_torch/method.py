@@ -90,6 +90,10 @@ class Method:
         newton = self._newton(self._blocks(rhs, t0, y), h)
         return esdirk_step(self.co, rhs, newton, self._scale(y), t0, t1, h, y, k0, room)
 
+    def last(self, k: Tensor) -> Tensor:
+        """The last stage of the attempt just made, which gave k."""
+        return k[self.tableau.stages - 1]
+
     def _newton(self, blocks: list[Block], h: float) -> Newton:
         """Newton's iteration, which ends at a thousandth of the tolerance, or at rounding."""
         gamma, solver = self.tableau.gamma, self.solver
@@ -136,6 +140,22 @@ class Method:
         thetas = (np.array(times) - step.t0) / step.h
         w = self.co.tensor(step.h * self.tableau.at(thetas))
         return torch.addmm(step.y0.unsqueeze(0), w.t(), step.k[: len(w)])
+
+    def samples(self, rhs: RHS, wanted: Sequence[tuple[Step, Sequence[float]]]) -> Tensor:
+        """`sample` of several steps, one after the other `[m, n]`."""
+        thetas, sizes, which = [], [], []
+        for i, (step, times) in enumerate(wanted):
+            if self.tableau.extra and not step.filled:
+                self.fill(rhs, step)
+            thetas += [(t - step.t0) / step.h for t in times]
+            sizes += [step.h] * len(times)
+            which += [i] * len(times)
+        w = self.co.tensor(np.array(sizes) * self.tableau.at(np.array(thetas))).t()
+        k = torch.stack([step.k[: w.shape[1]] for step, _ in wanted])
+        y = torch.stack([step.y0 for step, _ in wanted])
+        if len(which) > len(wanted):
+            k, y = k[which], y[which]
+        return torch.baddbmm(y.unsqueeze(1), w.unsqueeze(1), k).squeeze(1)
 
     def value(self, rhs: RHS, step: Step, t: float) -> Tensor:
         """Dense output `[n]` at one time: `sample`, with less around it."""

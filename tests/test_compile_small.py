@@ -1,0 +1,106 @@
+"""Compiled programs of small networks: scratch that stays, and products along the better axis."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from helpers import F64, relative
+from torch import Tensor
+
+from pyode._torch import inductor, scratch
+
+
+def twice(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    h = torch.tanh(x @ w)
+    return h @ w.t(), (h @ w.t()).sum(0)
+
+
+def test_scratch_is_no_output():
+    x, w = torch.randn(6, 3, dtype=F64), torch.randn(3, 40, dtype=F64)
+    run = inductor.compile_one(twice, [x, w])
+    code = getattr(run, "__func__", run).__code__
+    assert code.co_filename == "<pyode scratch>"  # rewritten
+    kept = run([x, w])
+    first = [out.clone() for out in kept]
+    run([x + 1.0, w])
+    for out, value, exact in zip(kept, first, twice(x, w), strict=True):
+        assert torch.equal(out, value)  # the second call wrote nowhere that the first gave away
+        assert relative(out, exact) <= 1e-14
+
+
+def test_scratch_of_two_threads():
+    torch.manual_seed(0)
+    xs, w = torch.randn(4, 6, 3, dtype=F64), torch.randn(3, 40, dtype=F64)
+    run = inductor.compile_one(twice, [xs[0], w])
+    expected = [run([x, w]) for x in xs]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(2000):
+            got = run([xs[i], w])
+            wrong.extend(i for a, b in zip(got, expected[i], strict=True) if not torch.equal(a, b))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(xs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(10, True), (1000, False)])
+def test_large_scratch_is_not_kept(rows, kept):
+    def fn(x: Tensor) -> tuple[Tensor, ...]:
+        h = torch.tanh(x)
+        return ((h - h.mean(0)).square().sum(0),)
+
+    x = torch.randn(rows, 400)  # h is scratch: 16 kB, or 1.6 MB
+    run = inductor.compile_one(fn, [x])
+    code = getattr(run, "__func__", run).__code__
+    assert (code.co_filename == "<pyode scratch>") == kept
+    assert relative(run([x])[0], fn(x)[0]) <= 1e-4
+
+
+PROGRAM = """
+def call(args):
+    a, b = args
+    args.clear()
+    buf0 = empty_strided_cpu((4, ), (1, ), torch.float32)
+    buf1 = empty_strided_cpu((4, ), (1, ), torch.float32)
+    buf2 = buf1; del buf1  # reuse
+    buf3 = empty_strided_cpu((8, ), (1, ), torch.float32)
+    buf4 = reinterpret_tensor(buf3, (4, ), (1, ), 4)  # alias
+    cpp_fused_0(a, buf0, buf2)
+    buf5 = empty_strided_cpu((4, ), (1, ), torch.float32)
+    extern_kernels.mm(a, b, out=buf5)
+    buf6 = empty_strided_cpu((4, ), (1, ), torch.float32)
+    cpp_fused_1(buf2, buf4, buf5, buf6)
+    del buf6
+    return (reinterpret_tensor(buf3, (2, ), (1, ), 0), )
+"""
+
+
+def test_what_counts_as_scratch():
+    import ast
+
+    (made,) = ast.parse(PROGRAM).body
+    # not buf2 (two kernels), buf3 and its view (an output), buf5 (a library's, which lets go of
+    # Python's lock)
+    assert scratch._scratch(made.body).keys() == {"buf0", "buf6"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize(("left", "right"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("shape", [(20, 2, 50), (20, 50, 2), (50, 20, 2), (1, 7, 1), (3, 1, 4)])
+def test_small_products(shape, left, right, dtype):
+    torch.manual_seed(0)
+    m, k, n = shape
+    a = torch.randn(k, m, dtype=dtype).t() if left else torch.randn(m, k, dtype=dtype)
+    b = torch.randn(n, k, dtype=dtype).t() if right else torch.randn(k, n, dtype=dtype)
+    run = inductor.compile_one(lambda a, b: ((a * 2.0) @ b,), [a, b])
+    (found,) = run([a, b])
+    assert found.shape == (m, n)
+    bound = 1e-6 if dtype is torch.float32 else 1e-14
+    assert relative(found.double(), 2.0 * a.double() @ b.double()) <= bound
