@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import pyode
-from pyode._julia.native import field
+from pyode._julia.native import field, loops
 from pyode._julia.native.field import _compiled
 
 pytestmark = pytest.mark.julia
@@ -40,6 +40,13 @@ def at(t, y):
     return torch.cat([y, t.expand(y.shape[0], 1)], 1)
 
 
+def components(s, t, y):
+    """Each component of the last dimension by itself: gathered by several loops, so copied once."""
+    a, b, c = y.unbind(-1)
+    d = s.w[0] * b - a * torch.sin(c) * t
+    return torch.stack([d, b * c - s.w[1] * a * a, s.w[2] * c * torch.cos(a * b)], -1)
+
+
 def linear(n, m):
     return nn.Linear(n, m)
 
@@ -52,6 +59,14 @@ MODULES = {
     "no batch": ((3,), lambda: Wrapped(lambda s, t, y: s.a(y), a=linear(3, 3))),
     "wide": ((130, 70), lambda: Wrapped(
         lambda s, t, y: s.b(torch.tanh(s.a(y))), a=linear(70, 90), b=linear(90, 70))),
+    "components": ((50, 3), lambda: Wrapped(components, w=torch.tensor([0.7, 1.3, -0.4]))),
+    "few components": ((8, 3), lambda: Wrapped(components, w=torch.tensor([0.7, 1.3, -0.4]))),
+    "components of images": ((6, 9, 3), lambda: Wrapped(components, w=torch.ones(3))),
+    "components first": ((3, 50), lambda: Wrapped(
+        lambda s, t, y: components(s, t, y.T).T, w=torch.ones(3))),
+    "components of a layer": ((40, 3), lambda: Wrapped(
+        lambda s, t, y: components(s, t, torch.tanh(s.a(y))) + y[:, :1],
+        a=linear(3, 3), w=torch.ones(3))),
     "time": ((4, 3), lambda: Wrapped(lambda s, t, y: s.a(at(t, y)), a=linear(4, 3))),
     "time only": ((2,), lambda: Wrapped(lambda s, t, y: torch.cos(3 * t) * s.w, w=torch.ones(2))),
     "relu": ((7, 5), lambda: Wrapped(lambda s, t, y: torch.relu(s.a(y)), a=linear(5, 5))),
@@ -151,6 +166,19 @@ def test_native_is_torch_to_rounding(name, dtype):
     agree(native, back, TIGHT[dtype])
     assert sol.stats.forward.nfe == other.stats.forward.nfe
     assert sol.stats.backward.nvjp == other.stats.backward.nvjp
+
+
+def test_components_are_gathered_once(monkeypatch):
+    found = []
+    for few in (loops.FEW, 10**6):  # numbers up to which nothing is copied
+        monkeypatch.setattr(loops, "FEW", few)
+        f = MODULES["components"][1]().double()
+        grads, _ = gradients(f, state((50, 3), F64), NATIVE)
+        (known,) = field._entries(f)
+        found.append((known.native.program.codes["fused"].numbers[0], grads))
+    (copied, ours), (plain, same) = found
+    assert copied - plain == 6  # the components of y and of the cotangent
+    agree(ours, same, 1e-14)
 
 
 @pytest.mark.parametrize("adjoint", [

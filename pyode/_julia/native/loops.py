@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from collections.abc import Sequence
 import torch
 
 from .fuse import Finish
-from .ir import Node, Shape, View, contiguous_strides, copied
-from .kernels import Access, Call, Expr, Kernel, Loop, Moved, accesses, rebuilt
+from .ir import Map, Node, Shape, View, contiguous_strides, copied, surely
+from .kernels import Access, Call, Expr, Kernel, Loop, Moved, accesses, reads, rebuilt
 
 BYTES = 64  # of a vector
 ROWS = 8  # most rows of a block
+FEW = 32  # numbers up to which nothing is copied to lie better
 BLAS = 40_000  # multiplications from which BLAS is quicker than a loop of ours
 
 
@@ -39,6 +41,16 @@ class Product:
     a: Access
     b: Access
     c: Access
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Numbers of a node's memory, in the order in which a loop reads them."""
+
+    node: Node
+    offset: int
+    sizes: Shape
+    strides: Shape
 
 
 def simplified(loop: Loop) -> Loop:
@@ -162,6 +174,59 @@ class Packing(Finish):
                 loop = dataclasses.replace(loop, term=rebuilt(loop.term, change))
                 plan = dataclasses.replace(plan, loop=loop)
         self.plans[id(loop)] = plan
+        return loop
+
+    def gathered(self, kernels: list[Kernel]) -> list[Kernel]:
+        """The same, with a copy of what several loops would each gather number by number.
+
+        Such are the components of a state whose last dimension they are.
+        """
+        loops = collections.Counter(key for k in kernels for key in self._gathers(k))
+        copies: dict[Row, Map] = {}
+        out: list[Kernel] = []
+        for kernel in kernels:
+            change = {}
+            for row, found in self._gathers(kernel).items():
+                if loops[row] < 2:
+                    continue
+                if row not in copies:
+                    copies[row] = Map(row.sizes, False, "copy", (0.0,))
+                    out.append(self._copy(row, copies[row]))
+                for a, order in found:
+                    new = dict(zip(order, contiguous_strides(row.sizes), strict=True))
+                    strides = tuple(new.get(e, 0) for e in range(len(a.strides)))
+                    change[id(a)] = Access(copies[row], 0, strides)
+            out.append(self._changed(surely(Loop, kernel), change) if change else kernel)
+        return out
+
+    def _gathers(self, kernel: Kernel) -> dict[Row, list[tuple[Access, list[int]]]]:
+        """What a loop gathers: which numbers, and the accesses that do with their dimensions."""
+        found: dict[Row, list[tuple[Access, list[int]]]] = {}
+        if isinstance(kernel, Moved) or not self.plans[id(kernel)].vector:
+            return found
+        d = self.plans[id(kernel)].vector - 1
+        for a in reads(kernel):
+            if a.node.steady or a.strides[d] in (0, 1):
+                continue
+            order = [e for e, s in enumerate(a.strides) if s and e != d] + [d]
+            sizes = tuple(kernel.sizes[e] for e in order)
+            if math.prod(sizes) > FEW:
+                row = Row(a.node, a.offset, sizes, tuple(a.strides[e] for e in order))
+                found.setdefault(row, []).append((a, order))
+        return found
+
+    def _copy(self, row: Row, node: Map) -> Loop:
+        out = Access(node, 0, contiguous_strides(row.sizes))
+        return self._planned(
+            Loop(row.sizes, 0, "add", out, 0.0, Access(row.node, row.offset, row.strides))
+        )
+
+    def _changed(self, loop: Loop, change: dict[int, Access]) -> Loop:
+        term, post = rebuilt(loop.term, change), rebuilt(loop.post, change)
+        return self._planned(dataclasses.replace(loop, term=term, post=post))
+
+    def _planned(self, loop: Loop) -> Loop:
+        self.plans[id(loop)] = planned(loop, self.itemsize)
         return loop
 
     def _pack(self, loop: Loop, a: Access, d: int) -> Access:

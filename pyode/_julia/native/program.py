@@ -107,7 +107,7 @@ class Assembler:
             placed[node.id] = (buffer, offset)
             outputs.append(node.view())
         fusion = Fusion(outputs, steady=False)
-        kernels = fusion.build(self.packing)
+        kernels = self.packing.gathered(fusion.build(self.packing))
         self.placed[id(kernels)] = placed
         return kernels, fusion
 
