@@ -200,13 +200,33 @@ def warn_forced(stats: Stats, direction: str) -> None:
         )
 
 
+class _Gate(torch.autograd.Function):
+    """The same tensor; gradients pass to what it was made from once `passes` holds something."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, passes: list[bool]) -> Tensor:
+        ctx.passes = passes
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        return grad if ctx.passes else None, None
+
+
 def _twice(
     plan: Plan, tape: Any, grad_ys: Tensor, y0: Tensor, ts: Tensor, params: list[Tensor]
 ) -> list[Tensor | None]:
-    """First derivatives that can be differentiated again, where the engine has them."""
+    """First derivatives that can be differentiated again, where the engine has them.
+
+    y0 and ts may have been made from parameters of f: that is not counted here, but where the
+    gradient of y0 and ts goes on to.
+    """
+    passes: list[bool] = []
+    y0, ts = _Gate.apply(y0, passes), _Gate.apply(ts, passes)
     ys = plan.engine.replay(plan, tape, y0, ts)
     wanted = [x for x in (y0, ts, *params) if x.requires_grad]
     found = torch.autograd.grad(ys, wanted, grad_ys, create_graph=True, allow_unused=True)
+    passes.append(True)
     grads = iter(found)
     return [
         (g if (g := next(grads)) is not None else torch.zeros_like(x)) if x.requires_grad else None

@@ -236,10 +236,14 @@ def _check_monotone(values: tuple[float, ...], name: str) -> None:
 def inside(
     t0: float, t1: float, jumps: tuple[float, ...], dtype: torch.dtype
 ) -> tuple[float, float]:
-    """Move the ends of a step to just inside a jump of f, in the precision f sees."""
+    """Move the ends of a step to just inside a jump of f, in the precision f sees.
+
+    A step too short for that, between times as close as numbers are, keeps its ends.
+    """
+    start, end = t0, t1
     kind = np.float32 if dtype == torch.float32 else np.float64
     if t0 in jumps:
         t0 = float(np.nextafter(kind(t0), kind(math.copysign(math.inf, t1 - t0))))
     if t1 in jumps:
         t1 = float(np.nextafter(kind(t1), kind(math.copysign(math.inf, t0 - t1))))
-    return t0, t1
+    return (t0, t1) if (t1 - t0) * (end - start) > 0 or start == end else (start, end)

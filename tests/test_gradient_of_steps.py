@@ -19,7 +19,7 @@ from helpers import (
     relative,
     tape_of,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import gradgradcheck
 
 import pyode
@@ -161,3 +161,27 @@ def test_second_derivatives_are_refused_in_words(solver, adjoint):
     )
     with pytest.raises(pyode.GradientUnavailable, match=r"Discrete\(memory=None\)"):
         torch.autograd.grad(sol.ys[-1, 0], (y0, p), create_graph=True)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("made", ["y0 held by f", "y0 of f's weight", "ts of f's weight"])
+def test_inputs_made_from_what_f_depends_on(made, graph):
+    """Each dependence counts once: of y0 and ts on a parameter of f, and of f on it."""
+    f = nn.Module()
+    f.w = nn.Parameter(torch.tensor([0.7], dtype=F64))
+    f.start = nn.Parameter(torch.tensor([1.5], dtype=F64))
+    f.forward = lambda t, y: -f.w * y
+    y0 = 2 * f.w if made == "y0 of f's weight" else f.start
+    end = (1.0 + f.w if made == "ts of f's weight" else torch.ones(1, dtype=F64))[0]
+    ts = torch.stack([torch.zeros_like(end), end])
+    results = []
+    for y in (pyode.solve(f, y0, ts, solver=pyode.Dopri8(rtol=1e-11, atol=1e-13)).ys[-1],
+              y0 * torch.exp(-f.w * end)):  # fmt: skip
+        grads = list(torch.autograd.grad(y.sum(), [f.w, f.start], create_graph=graph,
+                                         allow_unused=True, retain_graph=True))  # fmt: skip
+        if graph:
+            grads += torch.autograd.grad(grads[0].sum(), [f.w, f.start], allow_unused=True,
+                                         retain_graph=True)  # fmt: skip
+        results.append([torch.zeros(1, dtype=F64) if g is None else g for g in grads])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-8)

@@ -70,13 +70,18 @@ class Pass:
                     raise
                 nodes = self.trajectory.nodes
                 raise backward_failure(self.plan, err, nodes[n + 1], nodes[n]) from err
-        if carry.fsal is not None:
-            time = self._time()
-            lam = carry.lam + self.transpose.pull(carry.at, carry.fsal, time, 0.0)  # type: ignore[arg-type]
-            carry = Carry(lam)
-            if time is not None:
-                self._node(0, time.t0)
+        carry = self._settle(0, carry)
         return Grads(carry.lam + self.grad_ys[0], self.ts, self.params)
+
+    def _settle(self, n: int, carry: Carry) -> Carry:
+        """Pull the cotangent of f at node n back now, and not with the last stage before it."""
+        if carry.fsal is None:
+            return Carry(carry.lam)
+        time = self._time()
+        lam = carry.lam + self.transpose.pull(carry.at, carry.fsal, time, 0.0)  # type: ignore[arg-type]
+        if time is not None:
+            self._node(n, time.t0)
+        return Carry(lam)
 
     def _mind_clock(self, n: int) -> None:
         """The time limit and the progress bar, before step n is transposed."""
@@ -114,6 +119,8 @@ class Pass:
         """Transpose step n: outputs at its end and inside it, then its stages."""
         t0, t1 = self.trajectory.nodes[n], self.trajectory.nodes[n + 1]
         first, last = self._outputs(t0, t1)
+        if t1 in self.trajectory.jumps:
+            carry = self._settle(n + 1, carry)  # f just before it is another than just after
         if last > first and self.keys[last - 1] == self.sign * t1:
             last -= 1
             carry = Carry(carry.lam + self.grad_ys[last], carry.fsal, carry.at)

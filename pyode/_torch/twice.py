@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._engine import Plan
 from .._field import Field
+from .._state import inside
 from .tape import Tape
 from .trajectory import Trajectory
 
@@ -33,7 +34,10 @@ def replay(plan: Plan, tape: Tape, y0: Tensor, ts: Tensor) -> Tensor:
         last = bisect.bisect_right(keys, sign * trajectory.nodes[n + 1])
         ends_on_output = last > len(rows) and times[last - 1] == trajectory.nodes[n + 1]
         inner = list(range(len(rows), last - ends_on_output))
-        k, y1 = _step(field, trajectory, t0, t1, y, bool(inner))
+        here = trajectory.nodes[n], trajectory.nodes[n + 1]
+        moved = inside(*here, trajectory.jumps, y.dtype)
+        ends = t0 + (moved[0] - here[0]), t1 + (moved[1] - here[1])
+        k, y1 = _step(field, trajectory, *ends, y, bool(inner))
         for i in inner:
             rows.append(_dense(trajectory, y, k, t0, t1, ts[i]))
         y = y1
