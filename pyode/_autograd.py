@@ -131,8 +131,10 @@ def _size(found: list[Tensor], device: torch.device) -> float:
     """The sum of the tensors' norms: not finite if an entry is not. One host sync."""
     first = found[0]
     if all(x.device == first.device and x.dtype == first.dtype for x in found):
-        sizes = torch.stack(torch._foreach_norm(found))  # type: ignore[attr-defined]
-        return float(sizes.sum(dtype=torch.float64))
+        each = torch._foreach_norm(found)  # type: ignore[attr-defined]
+        if first.device.type == "cpu":
+            return sum(map(float, each))
+        return float(torch.stack(each).sum(dtype=torch.float64))
     sizes = [torch.linalg.vector_norm(x).to(device, torch.float64) for x in found]
     return float(torch.stack(sizes).sum())
 

@@ -205,7 +205,8 @@ class Field:
             if p.is_complex():
                 out.append(torch.view_as_complex(part.reshape(*p.shape, 2)).to(p.dtype))
             else:
-                out.append(part.view(p.shape).to(p.dtype))
+                part = part.view(p.shape)
+                out.append(part if part.dtype == p.dtype else part.to(p.dtype))
         return out
 
     def _evaluate(self, t: Tensor, vector: Tensor) -> Tensor:

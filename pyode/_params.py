@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ._errors import MissingGradientError
 
+PLAIN = frozenset({type(None), str, bytes, int, float, bool})  # they hold nothing
 DEPTH = 6  # nested closures, partials, containers and objects looked into
 _LEAF = torch.ones((), requires_grad=True)
 
@@ -95,7 +96,7 @@ def _module_parts(x: torch.nn.Module) -> Iterator[tuple[str, Any]]:
         yield from ((f"{prefix}.{k}", p) for k, p in module._parameters.items())
     for prefix, module in modules:
         yield from ((f"{prefix}.{k}", b) for k, b in module._buffers.items())
-        own = vars(module).items()
+        own = ((k, v) for k, v in vars(module).items() if type(v) not in PLAIN)
         shown = ((k, v) for k, v in own if not k.startswith("_") or isinstance(v, Tensor))
         yield from ((f"{prefix}.{k}", v) for k, v in shown)
     if "forward" in vars(x):

@@ -183,13 +183,17 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
         lam0 = grad_ys[1:].sum(0)
         params = [torch.zeros_like(p) for p in field.params]
         return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), params)
-    scale = cotangent_scale(grad_ys)
+    # steps that are transposed have no tolerance to which the cotangents' size would matter
+    scale = 1.0 if isinstance(adjoint, adj.Discrete) else cotangent_scale(grad_ys)
     if scale == 0.0 or tape.bridge is None:
         return zero_grads(plan, tape.ys)
-    found = tape.bridge.gradient(plan, backward_solver(plan), grad_ys / scale)
+    g = grad_ys if scale == 1.0 else grad_ys / scale
+    found = tape.bridge.gradient(plan, backward_solver(plan), g)
     _account(plan, tape.bridge, found)
     tensor = tape.bridge.place.tensor
-    lam0, params = tensor(found.lam).mul_(scale), tensor(found.params).mul_(scale)
+    lam0, params = tensor(found.lam), tensor(found.params)
+    if scale != 1.0:
+        lam0, params = lam0.mul_(scale), params.mul_(scale)
     grads = field.split_params(params) if field.params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads)
 
