@@ -171,7 +171,8 @@ def _adaptive(
     if int(most) != most or most < 1:
         raise InputError(f"option `max_num_steps` got {most!r}. Pass a positive int.")
     intervals = sum(len(run) - 1 for run in setting.runs)
-    tstops, jumps = (stop_times(name, options.get(name, ())) for name in ("step_t", "jump_t"))
+    found = {name: options.get(name) for name in ("step_t", "jump_t")}
+    tstops, jumps = (stop_times(k, () if v is None else v) for k, v in found.items())
     return Way(solver, tstops, jumps, int(most) * max(intervals, 1))
 
 

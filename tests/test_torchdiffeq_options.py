@@ -185,6 +185,15 @@ def test_stops_are_constants(option):
         pyode.odeint(lambda t, y: -y, y0, t, options=options)
 
 
+def test_no_stops_may_be_said():
+    y0, t = torch.ones(2, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
+    found = [
+        pyode.odeint(lambda t, y: -y, y0, t, options=options)
+        for options in ({}, {"step_t": None, "jump_t": None})
+    ]
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=str)
 def test_refused(arguments, words):
     y0, t = torch.ones(2, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
