@@ -75,7 +75,8 @@ def solve(
         batch: "joint": one step size for the whole state. "independent": the first dimension is a
             batch, every sample controls its own steps, and f gets `t` of shape `[B, 1, ...]`.
         tstops: times at which a step must end.
-        jumps: times at which f jumps: steps end there and f is evaluated on both sides.
+        jumps: times at which f jumps: steps end there and f is evaluated on both sides. The time
+            gradient of an output there is that of the side before; of `ts[0]`, just after.
         max_steps: most steps, accepted and rejected, in each direction.
         timeout: seconds, in each direction.
         throw: raise on failure; with False, a `Solution` with its `result` and NaN rows.

@@ -176,7 +176,8 @@ class _Call:
         method, options = known("method", method), dict(options or {})
         setting = Setting(func, y0, layout, (t.detach(),))
         way = translate(method, rtol, atol, options, setting)
-        engine = Torch(Callbacks.of(func, "", method, layout))
+        perturb = method in FIXED and bool(way.jumps)
+        engine = Torch(Callbacks.of(func, "", method, layout), perturb=perturb)
         return cls(t, method, options, setting, way, engine, Discrete())
 
     def backsolved(

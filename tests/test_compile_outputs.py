@@ -95,3 +95,28 @@ def test_what_a_failed_solve_had_reached():
     reached = int((~rows[0][:, 0, 0].isnan()).sum())
     assert 20 < reached < 200
     assert relative(rows[1][:reached], rows[0][:reached]) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [DOPRI5, pyode.Dopri8(), pyode.RK38(step_size=0.2, interp="cubic"), pyode.RK4()],
+    ids=lambda s: type(s).__name__,
+)
+@pytest.mark.parametrize("memory", [None, "steps"])
+def test_outputs_on_and_beside_jumps(solver, memory):
+    """Steps that end just before a jump, and time gradients of outputs at one."""
+
+    def f(t, y):
+        return torch.where(t > 0.5, -2.0 * y, torch.where(t < 0.25, y * torch.cos(t), 1.0 - y))
+
+    found = []
+    for engine in (COMPILED, pyode.Torch()):
+        y0 = torch.tensor([1.0, 0.3], dtype=F64, requires_grad=True)
+        ts = torch.tensor([0.0, 0.2, 0.25, 0.45, 0.5, 0.7, 1.0], dtype=F64, requires_grad=True)
+        adjoint = pyode.Discrete(memory=memory)
+        ys = pyode.solve(
+            f, y0, ts, solver=solver, adjoint=adjoint, engine=engine, jumps=(0.25, 0.5)
+        ).ys
+        found.append([ys, *torch.autograd.grad((ys**2).sum(), [y0, ts])])
+    for got, wanted in zip(*found, strict=True):
+        assert relative(got, wanted) < 1e-12

@@ -15,7 +15,9 @@ from .._errors import BackwardError, InputError, SolveError
 from .._field import Block, Field
 from .._norms import Custom, Largest, Norm, rms, state_norm
 from .._solvers import Solver
+from .._state import inside
 from .compiled import not_compiled
+from .forward_solve import pins
 from .inductor import Uncompilable
 from .loop import Integrator
 from .method import Method, Step
@@ -243,11 +245,16 @@ def backward_failure(plan: Plan, err: SolveError, a: float, b: float) -> Backwar
 
 
 def time_grads(plan: Plan, ys: Tensor, grad_ys: Tensor, lam0: Tensor) -> Tensor | None:
-    """dL/dt_i = g_i·f(t_i, y_i) and dL/dt_0 = -λ(t_0)·f(t_0, y_0), λ(t_0) without ∂L/∂y(t_0)."""
+    """dL/dt_i = g_i·f(t_i, y_i) and dL/dt_0 = -λ(t_0)·f(t_0, y_0), λ(t_0) without ∂L/∂y(t_0).
+
+    Where f jumps: just before t_i, just after t_0.
+    """
     if "ts" not in plan.needs:
         return None
-    out = ys.new_zeros(len(plan.times.values))
-    for i, t in enumerate(plan.times.values):
+    out, times, jumps = ys.new_zeros(len(ys)), plan.times.values, tuple(pins(plan))
+    for i in range(len(times)):
+        a, b = (times[0], times[-1]) if i == 0 else times[i - 1 : i + 1]
+        t = inside(a, b, jumps, ys.dtype)[min(i, 1)]
         out[i] = torch.dot(grad_ys[i] if i else -lam0, plan.field(t, ys[i]))
     return out
 

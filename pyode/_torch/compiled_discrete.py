@@ -123,12 +123,13 @@ class CompiledPass(Pass):
         if not self.tableau.extra:
             return self._inner(inner, t0, h, stages, k, time) * h, aside
         y = self.trajectory.state(n)
-        step = Step(n, t0, t1, y, y, k)  # type: ignore[arg-type]
+        start, end = self._ends(n)
+        step = Step(n, start, end, y, y, k)  # type: ignore[arg-type]
         self.method.sample(self.field, step, [0.5 * (t0 + t1)])
         rows = self._inner(inner, t0, h, len(self.co.c), step.k, time) * h
         for i in range(len(self.co.c) - 1, stages - 1, -1):
             point = torch.addmv(y, step.k[:i].t(), self.co.a[i], alpha=h)
-            at = t0 + self.co.c[i] * h
+            at = end if self.co.c[i] == 1.0 else start + self.co.c[i] * h
             own = None if time is None else TimeGrads(time.t0, time.h.new_zeros(()))
             mu = self.transpose.pull(
                 self.field.evaluation(at, point, self.wrt_t), rows[i], own, self.co.c[i]

@@ -19,6 +19,7 @@ from . import diagnose
 from .adjoint_rhs import AdjointRHS, backward_failure
 from .compiled import CompiledMethod
 from .esdirk import Newton, SingularError
+from .forward_solve import pins, ties
 from .method import Step
 from .rk import Carry, TimeGrads, Transpose, accumulate, explicit_step
 from .tape import Tape
@@ -54,6 +55,8 @@ class Pass:
         self.sign = plan.times.direction
         self.keys = [self.sign * t for t in plan.times.values]
         self.ts = grad_ys.new_zeros(len(self.keys)) if self.wrt_t else None
+        self.ties = ties(plan, self.trajectory.nodes) if self.wrt_t else []
+        self.pins = pins(plan)
         self.checked = checked
 
     def run(self) -> Grads:
@@ -62,6 +65,7 @@ class Pass:
         for n in range(len(self.trajectory) - 1, -1, -1):
             try:
                 self._mind_clock(n)
+                self._pinned(n + 1)
                 carry = self._step(n, carry, evals.pop() if evals else None)
                 if self.checked:
                     self._check(n, carry)
@@ -172,16 +176,20 @@ class Pass:
 
     def _node(self, n: int, grad: Tensor) -> None:
         """∂L/∂(time of node n), for nodes that are tied to an output time; others are constants."""
-        i = self._tie(n)
+        i = self.ties[n]
         if i is not None and self.ts is not None:
             self.ts[i] += grad
 
-    def _tie(self, n: int) -> int | None:
-        t = self.sign * self.trajectory.nodes[n]
-        i = bisect.bisect_left(self.keys, t)
-        if i < len(self.keys) and self.keys[i] == t:
-            return i
-        return 0 if isinstance(self.plan.solver.step_size, float) else None
+    def _pinned(self, n: int) -> None:
+        """∂L/∂t of an output at node n > 0 where f jumps: g·f just before; the node stays."""
+        nodes, y = self.trajectory.nodes, self.trajectory.state
+        if self.ts is None or nodes[n] not in self.pins:
+            return
+        i = bisect.bisect_left(self.keys, self.sign * nodes[n])
+        if self.keys[i] == self.sign * nodes[n]:
+            t = inside(nodes[n - 1], nodes[n], self.trajectory.jumps, self.grad_ys.dtype)[1]
+            self.ts[i] += torch.dot(self.grad_ys[i], self.field(t, y(n)))
+            self.plan.stats.backward.recomputed += 1
 
     def _replay(self, n: int, carry: Carry, inner: bool) -> tuple[list[Evaluation], Tensor | None]:
         """Step n once more, with the graph of each evaluation.
@@ -210,7 +218,7 @@ class Pass:
         k0 = record(ends[0], y)
         k, y1 = explicit_step(self.co, record, *ends, ends[1] - ends[0], y, k0)
         if inner and tableau.extra:
-            step = Step(n, t0, t1, y, y1, k)
+            step = Step(n, *ends, y, y1, k)
             self.method.sample(record, step, [0.5 * (t0 + t1)])  # type: ignore[arg-type]
         self.plan.stats.backward.recomputed += len(evals)
         return evals, k[: len(evals)]

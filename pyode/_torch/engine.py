@@ -52,6 +52,8 @@ class Torch(Engine):
 
     Args:
         watch, watch_backward: told of every step of the forward and of the backward solve.
+        perturb: `jumps` are ends of steps that f is evaluated beside, and that move with `ts`, not
+            times at which f jumps, which are constants (torchdiffeq's option).
         compile: steps and their transposes as machine code, by TorchInductor (CPU, a C++ compiler).
             The first solve of an f takes seconds; later ones with the same shapes, dtype and
             solver, whatever the times, tolerances and values of parameters, take a fraction of
@@ -69,10 +71,12 @@ class Torch(Engine):
     watch: Watch | None = None
     watch_backward: Watch | None = None
     compile: bool = False
+    perturb: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.compile, bool):
-            raise InputTypeError(f"`compile` got {self.compile!r}. Pass True or False.")
+        for name, value in (("compile", self.compile), ("perturb", self.perturb)):
+            if not isinstance(value, bool):
+                raise InputTypeError(f"`{name}` got {value!r}. Pass True or False.")
 
     def check(self, plan: Plan) -> None:
         super().check(plan)

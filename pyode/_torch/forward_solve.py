@@ -124,6 +124,30 @@ def _on_grid(times: tuple[float, ...], stops: list[float], size: float) -> list[
     return out
 
 
+def pins(plan: Plan) -> frozenset[float]:
+    """Times at which f jumps: steps end there, whatever becomes of an output there."""
+    moving = plan.jumps and plan.engine.perturb  # type: ignore[attr-defined]
+    return frozenset(() if moving else plan.jumps)
+
+
+def ties(plan: Plan, nodes: list[float]) -> list[int | None]:
+    """The output time each node moves with, or None for a constant.
+
+    The first node is ts[0], also where f jumps there; fixed steps of one size go on from it, up to
+    the first time that is a constant.
+    """
+    index = {t: i for i, t in enumerate(plan.times.values)}
+    pinned = pins(plan)
+    constant = pinned.union(plan.tstops)
+    grid = 0 if isinstance(plan.solver.step_size, float) else None
+    out: list[int | None] = []
+    for n, t in enumerate(nodes):
+        if n and t in constant:
+            grid = None
+        out.append(None if n and t in pinned else index.get(t, grid))
+    return out
+
+
 def run(
     plan: Plan,
     rhs: RHS,

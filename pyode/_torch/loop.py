@@ -245,7 +245,8 @@ class Integrator:
         return max(h, min(SHORT * self.hint, HINT * h))
 
     def _accept(self, t1: float, k: Tensor, y1: Tensor) -> Step:
-        step = Step(self.stats.accepted, self.t, t1, self.y, y1, k)
+        beside = inside(self.t, t1, self.jumps, self.y.dtype) if self.jumps else None
+        step = Step(self.stats.accepted, self.t, t1, self.y, y1, k, beside=beside)
         self.stats.accepted += 1
         tableau = self.method.tableau
         self.t, self.y = t1, y1

@@ -47,7 +47,10 @@ class RHS(Protocol):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Step:
-    """An accepted step: y(t0) = y0, y(t1) = y1, stage derivatives `k`."""
+    """An accepted step: y(t0) = y0, y(t1) = y1, stage derivatives `k`.
+
+    `beside`: where f is evaluated for its two ends, if f jumps at one.
+    """
 
     index: int
     t0: float
@@ -56,6 +59,7 @@ class Step:
     y1: Tensor
     k: Tensor
     filled: bool = False  # the dense output's own stages are there
+    beside: tuple[float, float] | None = None
 
     @property
     def h(self) -> float:
@@ -113,7 +117,7 @@ class Method:
 
     def fill(self, rhs: RHS, step: Step) -> None:
         """Evaluate the dense output's own stages."""
-        where = step.t0, step.t1, step.h, step.y0
+        where = *(step.beside or (step.t0, step.t1)), step.h, step.y0
         if self.tableau.gamma:
 
             def newton(t: float, y: Tensor) -> Newton:

@@ -129,7 +129,7 @@ class Trajectory:
             k, y1 = self.method.attempt(self.field, *ends, y, k0)  # type: ignore[arg-type]
         except SingularError:
             raise diagnose.not_replayed(t0) from None
-        return Step(n, t0, t1, y, y1, k)
+        return Step(n, t0, t1, y, y1, k, beside=ends)
 
     def find(self, t: float) -> int:
         """The step that holds time t (the later one at a node, seen in the direction of time)."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._engine import Plan
 from .._field import Field
 from .._state import inside
+from .forward_solve import pins, ties
 from .tape import Tape
 from .trajectory import Trajectory
 
@@ -18,10 +19,11 @@ def replay(plan: Plan, tape: Tape, y0: Tensor, ts: Tensor) -> Tensor:
     """Outputs `[m, n]` as a differentiable function of y0, ts and f's parameters.
 
     Step sizes are constants, as in `Discrete`'s own backward pass; a step's end that is an output
-    time moves with it. Memory: the autograd graph of the whole solve.
+    time moves with it, but for one at which f jumps: there, the output is continued by f just
+    before, to second order. Memory: the autograd graph of the whole solve.
     """
     trajectory, field, times = tape.trajectory, plan.field, plan.times.values
-    nodes = _nodes(plan, trajectory, ts)
+    nodes, pinned = _nodes(plan, trajectory, ts), pins(plan)
     sign = plan.times.direction
     keys = [sign * t for t in times]
     if times[0] == times[-1]:
@@ -41,23 +43,29 @@ def replay(plan: Plan, tape: Tape, y0: Tensor, ts: Tensor) -> Tensor:
         for i in inner:
             rows.append(_dense(trajectory, y, k, t0, t1, ts[i]))
         y = y1
-        if ends_on_output:
+        if ends_on_output and here[1] in pinned:
+            rows.append(_beside(field, ends[1], y, ts[last - 1]))
+        elif ends_on_output:
             rows.append(y)
     return torch.stack(rows)
 
 
 def _nodes(plan: Plan, trajectory: Trajectory, ts: Tensor) -> list[Tensor]:
-    index = {t: i for i, t in enumerate(plan.times.values)}
-    shift = isinstance(plan.solver.step_size, float)
     nodes = []
-    for t in trajectory.nodes:
-        if t in index:
-            nodes.append(ts[index[t]].to(torch.float64))
-        elif shift:
-            nodes.append(ts[0].to(torch.float64) + (t - trajectory.nodes[0]))
-        else:
+    for t, i in zip(trajectory.nodes, ties(plan, trajectory.nodes), strict=True):
+        if i is None:
             nodes.append(torch.tensor(t, dtype=torch.float64, device=ts.device))
+        else:
+            nodes.append(ts[i].to(torch.float64) + (t - plan.times.values[i]))
     return nodes
+
+
+def _beside(field: Field, before: Tensor, y: Tensor, t: Tensor) -> Tensor:
+    """The state y at a time t where f jumps, as a function of t; `before` is just before it."""
+    h = t.to(torch.float64) - t.detach()
+    rate = field.differentiable(before.to(y.dtype), y)
+    middle = y + (0.5 * h).to(y.dtype) * rate
+    return y + h.to(y.dtype) * field.differentiable((before + 0.5 * h).to(y.dtype), middle)
 
 
 def _step(
