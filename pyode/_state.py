@@ -238,8 +238,11 @@ def inside(
 ) -> tuple[float, float]:
     """Move the ends of a step to just inside a jump of f, in the precision f sees.
 
-    A step too short for that, between times as close as numbers are, keeps its ends.
+    A step too short for that, between times as close as numbers are, keeps its ends. Times of samples
+    (tensors) are as they are: `jumps` is empty there.
     """
+    if not jumps:
+        return t0, t1
     start, end = t0, t1
     kind = np.float32 if dtype == torch.float32 else np.float64
     if t0 in jumps:
