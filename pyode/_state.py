@@ -238,8 +238,8 @@ def inside(
 ) -> tuple[float, float]:
     """Move the ends of a step to just inside a jump of f, in the precision f sees.
 
-    A step too short for that, between times as close as numbers are, keeps its ends. Times of samples
-    (tensors) are as they are: `jumps` is empty there.
+    A step too short for that, between times as close as numbers are, keeps its ends. Times of
+    samples (tensors) are as they are: `jumps` is empty there.
     """
     if not jumps:
         return t0, t1
