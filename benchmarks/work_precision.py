@@ -38,7 +38,10 @@ def parse() -> argparse.Namespace:
     p.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     p.add_argument("--out", type=pathlib.Path, help="folder: work_precision.json, .png and .md")
     p.add_argument("--cache", type=pathlib.Path, default=peers.cache(), help="of the references")
-    return p.parse_args()
+    args = p.parse_args()
+    if args.steps < 1 or args.looser < 0 or args.tighter < 0:
+        p.error("--steps takes 1 or more, --looser and --tighter 0 or more")
+    return args
 
 
 def curves(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
@@ -141,6 +144,7 @@ def figure(path: pathlib.Path, facts: list[dict[str, Any]]) -> None:
 def main() -> int:
     args = parse()
     peers.environment(args.threads)
+    import measure
     import torch
     from workloads import WORKLOADS
 
@@ -155,8 +159,16 @@ def main() -> int:
         if name not in WORKLOADS:
             print(f"--workloads got {name!r}. Pass some of {', '.join(WORKLOADS)}.")
             return 2
+        rows = [row.name for row in measure.rows_of(WORKLOADS[name](), args.only)]
+        if args.against not in rows:
+            known = ", ".join(rows) or "no row at all"
+            print(f"--against got {args.against!r}; --only {args.only!r} leaves {known}.")
+            return 2
         mine = curves(args, name)
         facts += mine
+        for fact in mine:
+            if fact["failure"]:
+                print(f"{name}: {fact['name']} at {fact['rtol']:.1e}: {fact['failure']}")
         lines += table(name, held_against(mine, args.against, WORKLOADS[name]().rtol))
     print("\n".join(lines))
     if args.out:

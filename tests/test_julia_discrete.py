@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import pyode
+from pyode._julia import session
 
 pytestmark = pytest.mark.julia
 F64 = torch.float64
@@ -146,6 +147,18 @@ def test_a_thousand_outputs(kind):
     again, _ = gradients(f, ts, solver, pyode.Discrete(memory="steps"))
     agree(ours, again, 1e-13)
     assert sol.stats.backward.nvjp < 27 * (sol.stats.forward.accepted + 1)
+
+
+def test_room_that_is_set_aside_is_bounded(monkeypatch):
+    f, solver = Wave(), pyode.Tsit5(rtol=1e-8, atol=1e-8)
+    free, _ = gradients(f, (0.0, 3.0), solver)
+    monkeypatch.setattr(session, "ROOM", 1000)  # bytes, a few steps
+    asked = []
+    empty = session.np.empty
+    monkeypatch.setattr(session.np, "empty", lambda n, *a: asked.append(n) or empty(n, *a))
+    again, _ = gradients(f, (0.0, 3.0), solver)
+    assert 1000 // 8 in asked
+    agree(again, free, 0.0)
 
 
 @pytest.mark.parametrize("engine", [NATIVE, CALLBACK])

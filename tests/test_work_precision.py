@@ -59,3 +59,14 @@ def test_an_unknown_workload_is_named(script, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["", "--workloads", "nothing"])
     assert script.main() == 2
     assert "'nothing'" in capsys.readouterr().out
+
+
+def test_a_row_that_is_not_there_is_named(script, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["", "--workloads", "cnf", "--against", "nobody"])
+    assert script.main() == 2
+    said = capsys.readouterr().out
+    assert "'nobody'" in said
+    assert "pyode Backsolve dopri5" in said
+    monkeypatch.setattr("sys.argv", ["", "--steps", "0"])
+    with pytest.raises(SystemExit):
+        script.main()

@@ -83,6 +83,7 @@ class Pull:
 
 
 TAPED = ("stages", "steps")  # what `Keep.keep` is where steps are taped for `Discrete`
+ROOM = 2**28  # bytes that are set aside for it at most; what is beyond is Julia's to find
 _taped: dict[tuple[str, int, str], int] = {}  # numbers that a solve of this kind kept last
 TOLD = 19  # numbers of a direction, as `PyODE.tell!` writes them, before drifts
 
@@ -186,7 +187,8 @@ class Local(Session):
         last, told = self.place.empty((setup.n,), setup.type), np.empty(TOLD)
         start = 0 if first is None else at(first)
         kind = (setup.type, setup.n, keep.keep)
-        self.room = np.empty(_taped.get(kind, 0) * 5 // 4, setup.type)
+        most = ROOM // np.dtype(setup.type).itemsize
+        self.room = np.empty(min(_taped.get(kind, 0) * 5 // 4, most), setup.type)
         prepare = 0 if self.native is None else self.native.renewed()
         where = np.array(
             [
