@@ -1,7 +1,8 @@
 """Work and precision of the gradient: time against error as the tolerance is tightened.
 
-python benchmarks/work_precision.py                              Backsolve, torchdiffeq's adjoint
-python benchmarks/work_precision.py --only 'Discrete|diffrax'    other rows
+python benchmarks/work_precision.py                          Backsolve, torchdiffeq's adjoint
+python benchmarks/work_precision.py --only '^pyode.*Discrete|^(torchode|torchdiffeq|diffrax)' \\
+    --against '^(torchode|torchdiffeq|diffrax)' --fastest    the fastest of pyode for each peer
 
 Equal tolerances do not give equal errors: each row is timed at tolerances from ten times the
 workload's to a tenth of it, and held against the time in which another row's error is as small.
@@ -14,20 +15,22 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import sys
 from typing import Any
 
 import peers
 
 ROWS = "torchdiffeq adjoint dopri5|^pyode Backsolve dopri5"
-AGAINST = "torchdiffeq adjoint dopri5"
+AGAINST = "^torchdiffeq adjoint dopri5"
 
 
 def parse() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--workloads", default=peers.DEFAULT, help=f"default {peers.DEFAULT}")
     p.add_argument("--only", default=ROWS, help="regular expression on 'peer adjoint method'")
-    p.add_argument("--against", default=AGAINST, help="the row that the others are held against")
+    p.add_argument("--against", default=AGAINST, help="the rows that the others are held against")
+    p.add_argument("--fastest", action="store_true", help="of the others, the fastest for each")
     p.add_argument("--looser", type=float, default=1.0, help="decades above the tolerance")
     p.add_argument("--tighter", type=float, default=1.0, help="decades below it")
     p.add_argument("--steps", type=int, default=4, help="tolerances in a decade")
@@ -73,20 +76,32 @@ def curves(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def held_against(facts: list[dict[str, Any]], against: str, rtol: float) -> list[dict[str, Any]]:
-    """For each other row: its time at that tolerance, and the least one with no worse an error."""
+def held_against(
+    facts: list[dict[str, Any]], against: str, rtol: float, fastest: bool = False
+) -> list[dict[str, Any]]:
+    """Rows that match `against` at `rtol`, each with the other rows: at that tolerance, and the
+    least time with no worse an error.
+
+    `fastest`: only the row in which that is least.
+    """
     from report import error
 
     done = [f for f in facts if "median" in f and math.isfinite(error(f))]
-    at = [f for f in done if f["name"] == against and math.isclose(f["rtol"], rtol)]
-    if not at:
-        return []
-    peer, out = at[0], []
-    for name in dict.fromkeys(f["name"] for f in done if f["name"] != against):
-        own = [f for f in done if f["name"] == name]
-        same = next((f for f in own if math.isclose(f["rtol"], rtol)), None)
-        level = min((f for f in own if error(f) <= error(peer)), key=_time, default=None)
-        out.append({"name": name, "peer": peer, "same": same, "level": level})
+    peers = [f for f in done if re.search(against, f["name"])]
+    names = dict.fromkeys(f["name"] for f in done if not re.search(against, f["name"]))
+    out = []
+    for peer in peers:
+        if not math.isclose(peer["rtol"], rtol):
+            continue
+        held = []
+        for name in names:
+            own = [f for f in done if f["name"] == name]
+            same = next((f for f in own if math.isclose(f["rtol"], rtol)), None)
+            level = min((f for f in own if error(f) <= error(peer)), key=_time, default=None)
+            held.append({"name": name, "peer": peer, "same": same, "level": level})
+        if fastest:
+            held.sort(key=lambda h: _time(h["level"]) if h["level"] else math.inf)
+        out += held[:1] if fastest else held
     return out
 
 
@@ -108,7 +123,7 @@ def table(name: str, held: list[dict[str, Any]]) -> list[str]:
         peer = h["peer"]
         theirs = f"{1e3 * _time(peer):.4g} ms ({error(peer):.1e}, rtol {peer['rtol']:.1e})"
         same, level = cell(h["same"], peer), cell(h["level"], peer)
-        lines.append(f"| {name} | {theirs} | {h['name']} | {same} | {level} |")
+        lines.append(f"| {name} | {peer['name']} | {theirs} | {h['name']} | {same} | {level} |")
     return lines
 
 
@@ -152,24 +167,28 @@ def main() -> int:
         torch.set_num_threads(args.threads)
     facts: list[dict[str, Any]] = []
     lines = [
-        f"| workload | {args.against} | row | at the same tolerance | at no worse an error |",
-        "|---|---|---|---|---|",
+        "| workload | peer | | row | at the same tolerance | at no worse an error |",
+        "|---|---|---|---|---|---|",
     ]
     for name in args.workloads.split(","):
         if name not in WORKLOADS:
             print(f"--workloads got {name!r}. Pass some of {', '.join(WORKLOADS)}.")
             return 2
         rows = [row.name for row in measure.rows_of(WORKLOADS[name](), args.only)]
-        if args.against not in rows:
+        if sum(bool(re.search(args.against, row)) for row in rows) in (0, len(rows)):
             known = ", ".join(rows) or "no row at all"
-            print(f"--against got {args.against!r}; --only {args.only!r} leaves {known}.")
+            print(
+                f"--against got {args.against!r}, which must match some and not all of the rows "
+                f"that --only {args.only!r} leaves: {known}."
+            )
             return 2
         mine = curves(args, name)
         facts += mine
         for fact in mine:
             if fact["failure"]:
                 print(f"{name}: {fact['name']} at {fact['rtol']:.1e}: {fact['failure']}")
-        lines += table(name, held_against(mine, args.against, WORKLOADS[name]().rtol))
+        rtol = WORKLOADS[name]().rtol
+        lines += table(name, held_against(mine, args.against, rtol, args.fastest))
     print("\n".join(lines))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,17 @@ def test_the_cheapest_tolerance_with_no_larger_an_error_counts(script):
     assert script.held_against(facts, "nobody", 1e-4) == []
 
 
+def test_the_fastest_row_for_each_peer(script):
+    facts = [fact("one", 1e-4, 1.0, 3e-4), fact("one", 1e-5, 2.0, 3e-5)]
+    facts += [fact("two", 1e-4, 1.5, 2e-4), fact("two", 1e-5, 3.0, 2e-6)]
+    facts += [fact("a peer", 1e-4, 3.0, 2.5e-4), fact("another peer", 1e-4, 4.0, 1e-5)]
+    first, second = script.held_against(facts, "peer", 1e-4, fastest=True)
+    assert first["peer"]["name"] == "a peer"
+    assert (first["name"], first["level"]["median"]) == ("two", 1.5)
+    assert (second["name"], second["level"]["median"]) == ("two", 3.0)
+    assert len(script.held_against(facts, "peer", 1e-4)) == 4
+
+
 def test_two_rows_at_two_tolerances(script, tmp_path, capsys, monkeypatch):
     known = importlib.import_module("workloads").WORKLOADS
     full = known["cnf"]()
