@@ -194,14 +194,14 @@ def test_no_stops_may_be_said():
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=str)
+@pytest.mark.parametrize(("arguments", "words"), REFUSED)
 def test_refused(arguments, words):
     y0, t = torch.ones(2, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
     with pytest.raises(pyode.InputError, match=words):
         pyode.odeint(lambda t, y: -y, y0, t, **arguments)
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED_BACKWARDS, ids=str)
+@pytest.mark.parametrize(("arguments", "words"), REFUSED_BACKWARDS)
 def test_refused_backwards(arguments, words):
     y0, t = torch.ones(2, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
     with pytest.raises(pyode.InputError, match=words):
