@@ -1,13 +1,17 @@
 # Two commands do everything: `make compare` and `make test`. Both set up .venv first.
 # TORCH pins torch, e.g. TORCH=torch==2.13.0; PYTHON chooses the interpreter (3.11 or newer);
 # EXTRAS=test,julia adds the Julia engine to the tests; PINS are further requirements.
+# Tests run in WORKERS processes (0: in one, as a debugger needs it), each with THREADS threads.
 
 PYTHON ?= python3
 TORCH ?= torch
 EXTRAS ?= test
 PINS ?=
+WORKERS ?= 2
+THREADS ?= 1
 VENV ?= .venv
 BIN = $(VENV)/bin
+PYTEST = OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: compare test test-all lint clean
 
@@ -17,11 +21,11 @@ compare: $(VENV)/.run
 
 # the default tests; pytest's own summary comes last
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 # the slow ones too
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ used as it is (the variables of juliacall, when set, come first).
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -24,36 +25,27 @@ ASK = (
 )
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen = [item for item in items if item.get_closest_marker("julia")]
-    if not chosen or not _runs(config):
+    """With several workers (pytest-xdist), files stay together, and all that run Julia do."""
+    if not config.pluginmanager.hasplugin("xdist"):
         return
-    why = _julia_is_missing()
-    if not why:
-        return
-    required = os.environ.get("PYODE_REQUIRE_JULIA") == "1"
-    for item in chosen:
-        if required:
-            item.stash[REQUIRED] = why
-        else:
-            item.add_marker(pytest.mark.skip(reason=f"Julia is not here: {why}"))
-
-
-REQUIRED = pytest.StashKey[str]()
+    for item in items:
+        julia = item.get_closest_marker("julia") is not None
+        item.add_marker(pytest.mark.xdist_group("julia" if julia else item.path.name))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    why = item.stash.get(REQUIRED, None)
-    if why is not None:
+    why = _julia_is_missing() if item.get_closest_marker("julia") else ""
+    if not why:
+        return
+    if os.environ.get("PYODE_REQUIRE_JULIA") == "1":
         pytest.fail(f"PYODE_REQUIRE_JULIA=1, and Julia is not here: {why}", pytrace=False)
+    pytest.skip(f"Julia is not here: {why}")
 
 
-def _runs(config: pytest.Config) -> bool:
-    """Whether marked tests are not all deselected by `-m "not julia"`."""
-    return "not julia" not in (config.option.markexpr or "")
-
-
+@functools.cache
 def _julia_is_missing() -> str:
     """Why Julia cannot be started, or nothing: it then runs."""
     import pyode

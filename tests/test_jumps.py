@@ -1,5 +1,6 @@
 """Times at which f jumps: values and gradients of outputs before, at, beside and after them."""
 
+import itertools
 import math
 
 import numpy as np
@@ -72,9 +73,17 @@ def loss(ys):
     return (ys * WEIGHTS[: len(ys), None]).sum() + (ys[1:-1] ** 2).sum()
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS.values(), ids=ADJOINTS)
-@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def cases():
+    """All of them; most of an implicit method whose steps are solved again take seconds."""
+    for (grid, ts), solver, (name, adjoint) in itertools.product(
+        GRIDS.items(), SOLVERS, ADJOINTS.items()
+    ):
+        again = solver.stiff and name == "checkpointed" and grid != "from a jump, back"
+        marks = [pytest.mark.slow] if again else []
+        yield pytest.param(ts, solver, adjoint, id=f"{grid}-{solver!r}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("grid", "solver", "adjoint"), list(cases()))
 def test_gradients_beside_jumps(grid, solver, adjoint):
     if isinstance(adjoint, pyode.Quadrature):
         adjoint = pyode.Quadrature(quad_rtol=1e-9, quad_atol=1e-11)
