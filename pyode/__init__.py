@@ -51,6 +51,7 @@ from ._julia.solvers import Vern9 as Vern9
 from ._odeint import odeint as odeint
 from ._odeint import odeint_adjoint as odeint_adjoint
 from ._odeint import odeint_event as odeint_event
+from ._odeint_dense import odeint_dense as odeint_dense
 from ._solution import Solution as Solution
 from ._solvers import PID as PID
 from ._solvers import RK4 as RK4

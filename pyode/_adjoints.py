@@ -49,7 +49,8 @@ class Adjoint(Options):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             numeric = field.name in ("rtol", "atol", "step_size", "quad_rtol", "quad_atol")
-            if numeric and not (value is None or isinstance(value, tuple) or positive(value)):
+            grid = field.name == "step_size" and isinstance(value, tuple)
+            if numeric and not (value is None or grid or positive(value)):
                 raise InputError(f"`{field.name}` got {value!r}. Pass a positive number or None.")
 
 
@@ -87,7 +88,9 @@ class Continuous(Adjoint):
     """Options of the methods that integrate the adjoint equation backwards in time.
 
     Args:
-        rtol, atol: tolerances of the backward solve; None: those of the forward solver.
+        rtol, atol: tolerances of the backward solve, numbers; None: those of the forward solver.
+            Where that has them per component, they must be given: λ = ∂L/∂y is no multiple of y,
+            and where y is small and its atol with it, λ may be large.
         step_size: fixed steps of the backward solve; None: the forward solver's.
         solver: another solver for the backward solve; None: the forward one.
     """

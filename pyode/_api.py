@@ -16,7 +16,6 @@ from ._arguments import (
     check_clock,
     check_options,
     check_random,
-    check_tolerances,
     instance,
     stop_times,
 )
@@ -36,6 +35,7 @@ from ._returned import random_state, refuse_in_place
 from ._solution import Solution
 from ._solvers import Solver, Tsit5
 from ._state import Layout, Times, check_times, inside, layout_of
+from ._tolerances import bound, check_reverse
 from ._torch.engine import Torch
 
 ENGINES: dict[str, Callable[[], Engine]] = {"torch": Torch, "julia": Julia}
@@ -171,13 +171,13 @@ def _plan(
     check_clock(times, layout)
     adjoint = Auto() if isinstance(adjoint, str) and adjoint == "auto" else adjoint
     solver, adjoint = instance("solver", solver, Solver), instance("adjoint", adjoint, Adjoint)
-    check_tolerances(solver, layout)
     if batch not in ("joint", "independent"):
         raise choose("batch", batch, ("joint", "independent"))
     limits = bounds(max_steps, timeout)
     flat = layout.flatten(y0)
     if flat.is_inference() and not torch.is_inference_mode_enabled():
         flat = flat.clone()  # a tensor that autograd may see
+    solver = bound(solver, layout, flat)
     samples = batch_size(layout) if batch == "independent" else None
     if not layout.size:
         batch = "joint"  # no numbers, no sample that could step by itself
@@ -192,6 +192,8 @@ def _plan(
         from .study._auto import resolve  # which itself solves
 
         made = resolve(made, flat)
+    if made.needs:
+        check_reverse(made.solver, made.adjoint)
     made.engine.check(made)
     check_random(made)
     return made, flat, times

@@ -21,7 +21,7 @@ from ._errors import (
     choose,
     unknown_option,
 )
-from ._solvers import AdaptiveSolver, Solver
+from ._solvers import AdaptiveSolver
 from ._state import Layout, Times
 from ._stats import Limits
 
@@ -159,14 +159,3 @@ def subclasses(kind: type) -> Iterator[type]:
     for cls in kind.__subclasses__():
         below = list(subclasses(cls))
         yield from below or [cls]
-
-
-def check_tolerances(solver: Solver, layout: Layout) -> None:
-    eps = torch.finfo(layout.real).eps
-    if isinstance(solver, AdaptiveSolver) and solver.step_size is None and solver.rtol < eps / 2:
-        warnings.warn(
-            f"`rtol` is {solver.rtol:g}, below the rounding of {layout.real} ({eps:.2g}): the "
-            f"tolerance cannot be met. Raise rtol to {10 * eps:.0e} or more, or use float64.",
-            ToleranceWarning,
-            stacklevel=4,
-        )

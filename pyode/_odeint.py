@@ -17,6 +17,7 @@ from ._events import WINDOWS, Event, Finder, Found, attach, find
 from ._solution import Solution
 from ._solvers import AdaptiveSolver
 from ._state import check_times, layout_of
+from ._tolerances import per_component
 from ._torch.engine import Torch
 from ._torchdiffeq import FIXED, Callbacks, Setting, Way, known, translate
 
@@ -28,8 +29,8 @@ def odeint(
     y0: Any,
     t: Any,
     *,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
     method: str | None = None,
     options: dict[str, Any] | None = None,
     event_fn: Callable[..., Any] | None = None,
@@ -40,7 +41,8 @@ def odeint(
         func: `func(t, y) -> dy/dt`, a function or `nn.Module`.
         y0: tensor, or tuple of tensors, at `t[0]`.
         t: `[m]`, strictly increasing or decreasing.
-        rtol, atol: tolerances of adaptive methods.
+        rtol, atol: tolerances of adaptive methods: numbers; or tensors that broadcast to y0's; or
+            of a tuple y0 one such, or a flat one, for each of its tensors.
         method: fixed steps: euler, midpoint, heun2, heun3, rk4 (Kutta's 3/8 rule). Adaptive:
             adaptive_heun, fehlberg2, bosh3, dopri5 (default), tsit5, dopri8; kvaerno5 (stiff).
         options: fixed steps: step_size, grid_constructor (its inner times are constants), interp
@@ -58,7 +60,7 @@ def odeint(
         InputError: an argument or option is unusable; none is ignored.
         SolveError: the solve failed; `MaxStepsError` when it met no event.
     """
-    call = _Call.of(func, y0, t, rtol, atol, method, options)
+    call = Call.of(func, y0, t, rtol, atol, method, options)
     if event_fn is None:
         return call.solve(y0, call.t).ys
     _, event_t, state = call.until(event_fn, y0)
@@ -70,8 +72,8 @@ def odeint_adjoint(
     y0: Any,
     t: Any,
     *,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
     method: str | None = None,
     options: dict[str, Any] | None = None,
     event_fn: Callable[..., Any] | None = None,
@@ -89,7 +91,9 @@ def odeint_adjoint(
 
     Args:
         func, y0, t, rtol, atol, method, options, event_fn: as for `odeint`.
-        adjoint_rtol, adjoint_atol, adjoint_method: of the backward solve; None: the forward's.
+        adjoint_rtol, adjoint_atol, adjoint_method: of the backward solve; None: the forward's. The
+            tolerances are numbers, and must be given where the forward's are per component: where
+            torchdiffeq takes those for its (t, y, λ, ∂L/∂θ...), or fails in backward().
         adjoint_options: options of the backward solve; None: the forward's, but for norm. Its
             `norm` is "seminorm" (∂L/∂θ does not control the step) or a function of the tuple
             (t, *y, *adj_y, *adj_params), t always 0.
@@ -106,7 +110,7 @@ def odeint_adjoint(
                 "Pass `adjoint_options`, {} if there are none."
             )
         adjoint_options = {k: v for k, v in (options or {}).items() if k != "norm"}
-    call = _Call.of(func, y0, t, rtol, atol, method, options)
+    call = Call.of(func, y0, t, rtol, atol, method, options)
     call = call.backsolved(
         method if adjoint_method is None else adjoint_method,
         rtol if adjoint_rtol is None else adjoint_rtol,
@@ -155,7 +159,7 @@ def odeint_event(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Call:
+class Call:
     """One of torchdiffeq's calls, as arguments of `solve`."""
 
     t: Tensor
@@ -170,7 +174,7 @@ class _Call:
     @classmethod
     def of(
         cls, func: Any, y0: Any, t: Any, rtol: Any, atol: Any, method: Any, options: Any
-    ) -> _Call:
+    ) -> Call:
         layout = layout_of(y0)
         t = check_times(t, layout, "t").tensor
         method, options = known("method", method), dict(options or {})
@@ -187,7 +191,7 @@ class _Call:
         atol: Any,
         options: dict[str, Any],
         params: tuple[Tensor, ...] | None,
-    ) -> _Call:
+    ) -> Call:
         """The same call with its gradient by `Backsolve`."""
         for name, default in (("max_num_steps", None), ("perturb", False)):
             if name in options and options[name] != self.options.get(name, default):
@@ -229,6 +233,10 @@ class _Call:
             return solve(self.setting.func, y0, ts, **arguments)
         except MaxStepsError as err:
             err.add_note("`max_steps` is the option `max_num_steps` times the intervals in t.")
+            raise
+        except InputError as err:
+            if per_component(getattr(self.adjoint, "solver", None)):
+                err.add_note("Of odeint_adjoint they are `adjoint_rtol` and `adjoint_atol`.")
             raise
 
     def until(self, event_fn: Callable[..., Any], y0: Any) -> tuple[Event, Tensor, Any]:

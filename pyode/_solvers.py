@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from ._errors import InputError, Options
+from ._tolerances import tolerance
 
 
 def short_repr(self: Any) -> str:
@@ -141,7 +142,10 @@ class AdaptiveSolver(Solver):
     A step is accepted when the norm of error / (atol + rtol·max(|y_n|, |y_n+1|)) is at most one.
 
     Args:
-        rtol, atol: relative and absolute tolerance; atol in the units of the state.
+        rtol, atol: relative and absolute tolerance; atol in the units of the state. A number; or,
+            for each component its own, a tensor that broadcasts to y0's, in the structure of y0
+            where that is a tuple, list or dict (a number stands for all that is below it). Values
+            are copied: dtype and device need not be those of y0.
         controller: how the next step is chosen.
         first_step: first step size; None: estimated (Hairer, Nørsett, Wanner 1993, II.4).
         min_step: steps are not made smaller; an error above tolerance is then accepted, counted
@@ -153,8 +157,8 @@ class AdaptiveSolver(Solver):
     """
 
     adaptive: ClassVar[bool] = True
-    rtol: float = 1e-6
-    atol: float = 1e-8
+    rtol: Any = 1e-6  # a number, or `PerComponent` made of what was given
+    atol: Any = 1e-8
     controller: PID = PID()
     first_step: float | None = None
     min_step: float = 0.0
@@ -164,9 +168,7 @@ class AdaptiveSolver(Solver):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not (value >= 0 and math.isfinite(value)):
-                raise InputError(f"`{name}` got {value!r}. Pass a number >= 0, such as 1e-6.")
+            object.__setattr__(self, name, tolerance(name, getattr(self, name)))
         if self.rtol == 0 and self.atol == 0:
             raise InputError("`rtol` and `atol` are both 0. Make one of them positive.")
         if self.first_step is not None and not positive(self.first_step):

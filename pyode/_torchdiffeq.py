@@ -161,8 +161,8 @@ def _adaptive(
         raise InputError(f"{err} (options `safety`, `dfactor`, `ifactor`)") from None
     sizes: dict[str, Any] = {name: number(name, options[name]) for name in SIZES if name in options}
     solver = kind(
-        rtol=_tolerance("rtol", rtol),
-        atol=_tolerance("atol", atol),
+        rtol=_tolerance("rtol", rtol, setting.layout),
+        atol=_tolerance("atol", atol, setting.layout),
         controller=control,
         norm=options.get("norm", "rms" if setting.layout.single else "leaves"),
         **sizes,
@@ -183,14 +183,22 @@ def number(name: str, value: Any) -> float:
         raise InputTypeError(f"`{name}` got {value!r}. Pass a number.") from None
 
 
-def _tolerance(name: str, value: Any) -> float:
-    many = isinstance(value, Sequence) or (isinstance(value, Tensor) and value.numel() != 1)
-    if many and not isinstance(value, str):
-        raise InputTypeError(
-            f"`{name}` got one tolerance per component. Pass a number, and weigh the components "
-            "of the error by options={'norm': function}."
-        )
-    return number(name, value)
+def _tolerance(name: str, value: Any, layout: Layout) -> Any:
+    """A number; or of a tensor y0, what broadcasts to it; or of a tuple, one for each tensor.
+
+    Each of these is a number, or as many as the tensor has, as torchdiffeq flattens them.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.reshape(())
+    if isinstance(value, str) or not isinstance(value, (Sequence, Tensor)):
+        return number(name, value)
+    if layout.single or (isinstance(value, Tensor) and not value.ndim):
+        return value
+    parts = list(value)
+    for i, (part, shape) in enumerate(zip(parts, layout.shapes, strict=False)):
+        if isinstance(part, Tensor) and part.shape == (shape.numel(),):
+            parts[i] = part.reshape(shape)
+    return parts
 
 
 class Callbacks(Watch):

@@ -12,6 +12,7 @@ from .._adjoints import Backsolve
 from .._engine import Grads, Plan
 from .._errors import BackwardError, DriftWarning, ReverseUnstableError
 from .._solvers import AdaptiveSolver, Solver
+from .._tolerances import vector
 from .adjoint_rhs import AdjointRHS, Sweep, cotangent_scale, time_grads, zero_grads
 from .forward_solve import integrate
 from .tape import Tape
@@ -92,7 +93,7 @@ def _unstable(err: BackwardError, y: Tensor, ys: Tensor) -> ReverseUnstableError
 def tolerance_at(solver: Solver, y: Tensor) -> Tensor:
     """The unit of drift `[n]`: the solver's tolerance; without one, 1e-4 of the state's RMS."""
     if isinstance(solver, AdaptiveSolver) and solver.step_size is None:
-        return solver.atol + solver.rtol * y.abs()
+        return vector(solver.atol) + vector(solver.rtol) * y.abs()
     rms = float(torch.linalg.vector_norm(y)) / max(y.numel(), 1) ** 0.5
     return torch.full_like(y, 1e-4 * max(rms, torch.finfo(y.dtype).tiny))
 

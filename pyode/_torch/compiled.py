@@ -23,7 +23,7 @@ from .._norms import Norm, largest, spans_of
 from .._solvers import Solver
 from .capture import Captured, capture
 from .inductor import Pair, Run, Uncompilable, compile_one, compile_pair
-from .method import AHEAD, RHS, Method, Step, joined
+from .method import AHEAD, RHS, Method, Step, joined, packed, unpacked
 from .rk import unrolled_step, weighted
 from .tableaus import Tableau
 
@@ -144,12 +144,11 @@ class CompiledMethod(Method):
         super().__init__(solver, y.dtype, y.device)
         self.compiled, self.quadratures = compiled, quadratures
         self.spans = spans_of(norm, 0, y.numel()) if self.adaptive else None
-        tol: Any = solver
-        self.tolerances = (tol.rtol, tol.atol) if self.adaptive else (0.0, 0.0)
+        self.tolerances = packed(self.rtol, self.atol, y.numel())
         self.saved: Saved = []
         self.keep_stages = wrt_t or self.tableau.extra > 0  # outputs inside a step need them
         self.sizes = self.last_stage = y
-        self.pad = np.array((0.0, 0.0, *self.tolerances))
+        self.pad = np.concatenate([(0.0, 0.0), self.tolerances])
         self.given = torch.from_numpy(self.pad)  # to every step, unless one may keep it
         self.fresh = True
         shape = compiled.field.layout.shape if kind == ("y",) else y.shape
@@ -168,6 +167,7 @@ class CompiledMethod(Method):
             compiled.params,
             differentiable,
             wrt_t,
+            len(self.pad),
         )
         self.run: Run
         self.pair: Pair | None = None
@@ -180,7 +180,7 @@ class CompiledMethod(Method):
     def numbers(self, t0: float, t1: float) -> Tensor:
         """Everything of a step that is a number."""
         if self.fresh:
-            return torch.from_numpy(np.array((t0, t1, *self.tolerances)))
+            return torch.from_numpy(np.concatenate([(t0, t1), self.tolerances]))
         self.pad[0], self.pad[1] = t0, t1
         return self.given
 
@@ -249,7 +249,7 @@ def step_function(
     """
 
     def fn(numbers: Tensor, y: Tensor, k0: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        t0, t1, rtol, atol = numbers.unbind()
+        t0, t1 = numbers[0], numbers[1]
 
         def stage(i: int, t: Tensor, point: Tensor) -> Tensor:
             return evaluate(i, t, point.reshape(-1), rest).view(shape)
@@ -264,6 +264,7 @@ def step_function(
                 ahead = AHEAD * (t1 - t0).abs().to(y.dtype) * _rms(k[0][quad])
                 top = torch.maximum(_rms(size[quad]), ahead.to(torch.float64)).to(y.dtype)
                 size = torch.cat([size[: quad.start], top.expand_as(size[quad])])
+            rtol, atol = unpacked(numbers[2:], size)
             scale = size * rtol + atol
             errors = [weighted(e, k) / scale for e in tableau.e]
             sizes = torch.stack([_rms(_part(x, *span)) for x in errors for span in spans])

@@ -255,6 +255,8 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         rhs = sensitivities.SensitivityRHS(field)
         z, norm = rhs.start(y0), rhs.norm(norm)
     method, rhs, seen, recorder = _parts(plan, rhs, z, norm, keep.graphs)
+    if forward_mode:
+        method.widen(rhs.columns)
     trajectory = Trajectory(
         rhs, method, z, plan.times.values[0], keep.slots, keep.keep_dense, keep.window, plan.jumps,
         keep.marks,

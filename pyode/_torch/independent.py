@@ -14,6 +14,7 @@ from torch import Tensor
 from .._clock import Clock
 from .._engine import Plan
 from .._errors import MaxStepsError, NonFiniteError, SolveError, SolveTimeout, StepUnderflowError
+from .._tolerances import tightest
 from . import diagnose, probe
 from .loop import START
 from .method import EPS, Method
@@ -141,8 +142,8 @@ class Batch:
 
     def _error(self, h: Tensor, k: Tensor, y1: Tensor) -> Tensor:
         """`[B]` error estimates in units of the tolerance."""
-        solver: Any = self.method.solver
-        scale = torch.maximum(self.y.abs(), y1.abs()) * solver.rtol + solver.atol
+        method = self.method
+        scale = torch.maximum(self.y.abs(), y1.abs()) * method.rtol + method.atol
         sizes = [self._rms(h * torch.mv(k[: len(e)].t(), e) / scale) for e in self.method.co.e]
         if len(sizes) == 1:
             return sizes[0]
@@ -157,7 +158,7 @@ class Batch:
         control: Any = self.method.solver.controller  # type: ignore[attr-defined]
         order = self.method.tableau.error_order
         error = error.clamp(min=1e-10)
-        safety = control.margin(self.method.solver.rtol)  # type: ignore[attr-defined]
+        safety = control.margin(tightest(self.method.solver.rtol))  # type: ignore[attr-defined]
         whole = safety * error ** (-(control.i + control.p) / order)
         whole = whole * self.error ** (control.p / order)
         shrink = (safety * error ** (-1 / order)).clamp(max=0.9)
@@ -170,7 +171,7 @@ class Batch:
         span = abs(self.plan.times.values[-1] - self.plan.times.values[0])
         if solver.first_step is not None:
             return torch.full_like(self.t, solver.first_step)
-        scale = self.y.abs() * solver.rtol + solver.atol
+        scale = self.y.abs() * self.method.rtol + self.method.atol
         d0, d1 = self._rms(self.y / scale), self._rms(self.k0 / scale)
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6 * span, 0.01 * d0 / d1).clamp(max=span)
         step = self._spread(self.sign * h0)

@@ -13,6 +13,7 @@ from .._clock import Clock
 from .._norms import Norm
 from .._state import inside
 from .._stats import Limits, Stats
+from .._tolerances import tightest
 from . import diagnose
 from .esdirk import SingularError
 from .method import EPS, RHS, Method, Step
@@ -88,7 +89,9 @@ class Integrator:
         self.clock = Clock(t, end, limits.timeout) if clock is None else clock
         self.trouble = diagnose.Trouble()
         solver: Any = method.solver
-        self.safety = solver.controller.margin(solver.rtol) if method.adaptive else 1.0
+        self.safety = 1.0
+        if method.adaptive:
+            self.safety = solver.controller.margin(tightest(solver.rtol))
 
     def reset(self, y: Tensor) -> None:
         """The state jumped: what is known of its derivative is void; the step size is kept."""

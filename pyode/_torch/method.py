@@ -14,6 +14,7 @@ from torch import Tensor
 from .._field import Block
 from .._norms import Norm, rms
 from .._solvers import AdaptiveSolver, Solver
+from .._tolerances import loosest, vector
 from . import diagnose
 from .esdirk import MAX_EXACT, Newton, SingularError, esdirk_dense_stages, esdirk_step
 from .rk import coefficients, dense_stages, explicit_step, spread
@@ -21,6 +22,7 @@ from .tableaus import tableau_of
 
 EPS = float(np.finfo(float).eps)
 AHEAD = 4.0  # steps' worth of a quadrature that its first steps are judged by
+NEWTON = 1e-3  # of the tolerance, at which Newton's iteration ends
 GAP = 4.0  # how much smaller than the tolerance an implicit method's dense output is kept
 
 
@@ -76,6 +78,10 @@ class Method:
         self.tableau = tableau_of(solver)
         self.co = coefficients(self.tableau, dtype, device)
         self.adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
+        # numbers, or one for each entry of the state
+        self.rtol = vector(getattr(solver, "rtol", 0.0))
+        self.atol = vector(getattr(solver, "atol", 0.0))
+        self.rough = max(loosest(getattr(solver, "rtol", 0.0)), EPS)
         self._jac: tuple[float, Tensor, list[Block]] | None = None
         self.quadratures: slice | None = None  # part of the state that feeds back nowhere
 
@@ -94,6 +100,16 @@ class Method:
         newton = self._newton(self._blocks(rhs, t0, y), h)
         return esdirk_step(self.co, rhs, newton, self._scale(y), t0, t1, h, y, k0, room)
 
+    def widen(self, columns: int) -> None:
+        """Tolerances for [y, S]: `columns` sensitivities of a component have that component's.
+
+        As CVODES has it, for parameters of order one.
+        """
+        for name in ("rtol", "atol"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                setattr(self, name, torch.cat([value, value.repeat_interleave(columns)]))
+
     def last(self, k: Tensor) -> Tensor:
         """The last stage of the attempt just made, which gave k."""
         return k[self.tableau.stages - 1]
@@ -104,16 +120,21 @@ class Method:
         eps = torch.finfo(self.co.dtype).eps
         if not isinstance(solver, AdaptiveSolver) or not self.adaptive:
             return Newton(blocks, h, gamma, 4 * eps, MAX_EXACT)
-        return Newton(blocks, h, gamma, max(1e-3, 50 * eps / max(solver.rtol, 50 * eps)))
+        if isinstance(self.rtol, Tensor):
+            return Newton(blocks, h, gamma, NEWTON)  # rounding is part of `_scale`
+        return Newton(blocks, h, gamma, max(NEWTON, 50 * eps / max(self.rtol, 50 * eps)))
 
     def _scale(self, y: Tensor) -> Tensor | None:
         """What Newton's errors are measured by: the tolerance; None: y itself, to rounding."""
-        solver: Any = self.solver
         if not self.adaptive:
             return None
         dtype = torch.finfo(y.dtype)
-        rtol = max(solver.rtol, 50 * dtype.eps)
-        return (solver.atol + rtol * y.abs()).clamp_min_(dtype.tiny)
+        if isinstance(self.rtol, Tensor):
+            rtol = self.rtol.clamp_min(50 * dtype.eps)
+            scale = (self.atol + rtol * y.abs()) * (50 * dtype.eps / (NEWTON * rtol)).clamp_min_(1)
+            return scale.clamp_min_(dtype.tiny)
+        rtol = max(self.rtol, 50 * dtype.eps)
+        return (self.atol + rtol * y.abs()).clamp_min_(dtype.tiny)
 
     def fill(self, rhs: RHS, step: Step) -> None:
         """Evaluate the dense output's own stages."""
@@ -173,15 +194,13 @@ class Method:
 
         They begin at 0: where it is larger, `ahead`, what a few such steps will add, is taken.
         """
-        solver: Any = self.solver
         if self.quadratures is not None:
             part = size[self.quadratures]
             part.fill_(max(rms(part), ahead))
-        return size.mul_(solver.rtol).add_(solver.atol)
+        return size.mul_(self.rtol).add_(self.atol)
 
     def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Norm) -> float:
         """Error estimate in units of the tolerance (host sync)."""
-        solver: Any = self.solver
         quad = self.quadratures
         ahead = 0.0 if quad is None else AHEAD * abs(h) * rms(k[0, quad])
         scale = self.tolerance(torch.maximum(y0.abs(), y1.abs()), ahead)
@@ -192,9 +211,22 @@ class Method:
             # O(h⁴), the error of the cubic: to the power 5/4 that of the dense output where the
             # problem is so stiff that its stages have their own low order and no more
             gap = norm(torch.mv(k[: len(self.co.gap)].t(), self.co.gap).div_(scale)) * abs(h)
-            gap = GAP * gap * (gap * max(solver.rtol, EPS)) ** 0.25
+            gap = GAP * gap * (gap * self.rough) ** 0.25
             return gap if not gap <= sizes[0] else sizes[0]  # NaN stays NaN
         return joined(sizes)
+
+
+def packed(rtol: float | Tensor, atol: float | Tensor, n: int) -> np.ndarray:
+    """Rtol and atol as numbers of a compiled step: two, or n of each where one of them differs."""
+    if not isinstance(rtol, Tensor) and not isinstance(atol, Tensor):
+        return np.array((rtol, atol), dtype=float)
+    both = [torch.as_tensor(x, dtype=torch.float64).expand(n) for x in (rtol, atol)]
+    return torch.cat(both).numpy()
+
+
+def unpacked(numbers: Tensor, like: Tensor) -> Tensor:
+    """Both again `[2]`, or `[2, ...]` in the shape of a state."""
+    return numbers if len(numbers) == 2 else numbers.to(like.dtype).view(2, *like.shape)
 
 
 def joined(sizes: list[float]) -> float:

@@ -43,9 +43,8 @@ def below_rounding(integ: Integrator) -> bool:
     """Whether the tolerance is finer than the rounding of the state."""
     if not integ.method.adaptive:
         return False
-    solver = integ.method.solver
     size = integ.y.abs()
-    allowed = size * getattr(solver, "rtol", 1.0) + getattr(solver, "atol", 1.0)
+    allowed = size * integ.method.rtol + integ.method.atol
     rounding = torch.finfo(size.dtype).eps * size
     return bool((rounding > 0.25 * allowed).any())
 

@@ -16,6 +16,7 @@ from .._engine import Plan
 from .._errors import InputError, SolveError
 from .._field import Field
 from .._solvers import AdaptiveSolver, Kvaerno5, Solver, Tsit5
+from .._tolerances import loosest, per_component, times
 from .._torch._plans import size_of
 from .._torch.tableaus import TABLEAUS, tableau_of
 from ._flow import Flow, flow_of
@@ -32,10 +33,10 @@ def resolve(plan: Plan, y0: Tensor) -> Plan:
     """The plan with its `Auto` replaced by an adjoint, and the reason in `plan.note`.
 
     1. All graphs fit: `Discrete()`, exact and fastest. 2. The states of all steps fit:
-    `Discrete(memory="steps")`. 3. Neither fits and the meter predicts a drift of at most 100
-    tolerances: `Backsolve()`. 4. Else `Discrete` with the memory there is, by checkpointing; with
-    engine "julia" Interpolating. Its implicit solvers, which have no Discrete: Interpolating, or
-    Gauss for many parameters, by the same rules.
+    `Discrete(memory="steps")`. 3. Neither fits, tolerances are numbers and the meter predicts a
+    drift of at most 100 of them: `Backsolve()`. 4. Else `Discrete` with the memory there is, by
+    checkpointing; with engine "julia" Interpolating. Its implicit solvers, which have no Discrete:
+    Interpolating, or Gauss for many parameters, by the same rules.
 
     Args:
         plan: with `Auto` as adjoint.
@@ -65,6 +66,9 @@ def resolve(plan: Plan, y0: Tensor) -> Plan:
             text = f"{size_of(size)} for about {case.steps:.0f} steps fit into {room}"
             return _with(plan, adjoint, text)
     text = f"{size_of(second[1])} for about {case.steps:.0f} steps do not fit into {room}; "
+    if per_component(plan.solver):
+        text += "tolerances differ from component to component, and Backsolve has none of its own"
+        return _with(plan, case.short(budget), text)
     drift = case.drift()
     text += f"Backsolve's state is predicted to drift by {drift:.2g} tolerances"
     if drift <= DRIFT_LIMIT:
@@ -109,7 +113,7 @@ class _Case:
             unit=plan.solver if type(plan.solver) in TABLEAUS else loose, grid=PILOT_GRID,
             max_steps=plan.limits.max_steps, timeout=plan.limits.timeout,
         )  # fmt: skip
-        before, after = getattr(loose, "rtol", 0.0), getattr(plan.solver, "rtol", 0.0)
+        before, after = (loosest(getattr(s, "rtol", 0.0)) for s in (loose, plan.solver))
         more = (before / after) ** (1 / loose.order) if before and after else 1.0
         return dataclasses.replace(flow, steps=flow.steps * more)
 
@@ -158,10 +162,15 @@ def _loose(solver: Solver) -> Solver:
     if type(solver) not in TABLEAUS:
         kind = Kvaerno5 if solver.stiff else Tsit5
         solver = kind(rtol=getattr(solver, "rtol", 1e-6), atol=getattr(solver, "atol", 1e-8))
-    if not isinstance(solver, AdaptiveSolver) or solver.step_size is not None or not solver.rtol:
+    if not isinstance(solver, AdaptiveSolver) or solver.step_size is not None:
         return solver
-    factor = max(1.0, PILOT_RTOL / solver.rtol)
-    return dataclasses.replace(solver, rtol=solver.rtol * factor, atol=solver.atol * factor)
+    top = loosest(solver.rtol)
+    if not top:
+        return solver
+    factor = max(1.0, PILOT_RTOL / top)
+    return dataclasses.replace(
+        solver, rtol=times(solver.rtol, factor), atol=times(solver.atol, factor)
+    )
 
 
 def _free(device: torch.device) -> int:

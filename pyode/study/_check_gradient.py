@@ -16,6 +16,7 @@ from .._errors import InputError
 from .._params import named_tensors
 from .._solution import Solution
 from .._solvers import Solver, Tsit5
+from .._tolerances import loosest
 from ..problems import Problem
 from ._check import GradientCheck, Part, units
 from ._frozen import Frozen, Loss, frozen, in_double, same_steps, spread, tight
@@ -143,7 +144,7 @@ def _allowed(
         return {"exact": tol, "continuous": tol}
     size = float(sharp.ys.norm())
     error = float((held.ys - sharp.ys).norm()) / size if size else 0.0
-    error = max(error, getattr(adjoint, "rtol", None) or getattr(solver, "rtol", 0.0))
+    error = max(error, getattr(adjoint, "rtol", None) or loosest(getattr(solver, "rtol", 0.0)))
     lost = abs(held.base - sharp.base) / max(abs(sharp.base), 1e-300)
     return {"exact": rounding, "continuous": max(rounding, AMPLIFIED * error, 10 * lost)}
 

@@ -21,6 +21,7 @@ from .._errors import GradientUnavailable
 from .._solution import Solution
 from .._solvers import AdaptiveSolver, Solver, Tsit5
 from .._state import Layout
+from .._tolerances import loosest, per_component, times
 from ._tangent import first_use
 
 Loss = Callable[[Any], Tensor]
@@ -134,13 +135,16 @@ def same_steps(solver: Solver, sol: Solution) -> Solver:
     if not adaptive or trajectory is None or solver.stiff:
         return solver
     steps = tuple(float(t) for t in trajectory.nodes)
-    return dataclasses.replace(solver, step_size=steps)
+    # no tolerance has a part in given steps, nor do a state's fit that of its tangent
+    tols = {name: loosest(getattr(solver, name)) for name in ("rtol", "atol")}
+    return dataclasses.replace(solver, step_size=steps, **tols)
 
 
 def tight(solver: Solver, y0: Any, dtype: torch.dtype) -> Solver:
     """The same method at a far tighter tolerance; Tsit5 in place of fixed steps.
 
     Args:
+        solver: with tolerances per component it has one rtol, and its atol in their proportion.
         y0: what will be solved from; its precision bounds the tolerance.
         dtype: of the solve that is checked.
     """
@@ -148,8 +152,14 @@ def tight(solver: Solver, y0: Any, dtype: torch.dtype) -> Solver:
     rtol = 3e-6 if single else 1e-8 if solver.stiff or dtype == torch.float32 else 1e-10
     if not isinstance(solver, AdaptiveSolver):
         return Tsit5(rtol=rtol, atol=rtol)
-    rtol = min(rtol, solver.rtol or rtol)
-    atol = rtol * solver.atol / solver.rtol if solver.rtol else min(rtol, solver.atol)
+    if per_component(solver):
+        least, most = loosest(solver.rtol) or rtol, loosest(solver.atol) or rtol
+        rtol = min(rtol, least)
+        share = rtol / least if loosest(solver.rtol) else min(1.0, rtol / most)
+        atol = times(solver.atol, share)
+    else:
+        rtol = min(rtol, solver.rtol or rtol)
+        atol = rtol * solver.atol / solver.rtol if solver.rtol else min(rtol, solver.atol)
     changes = {"rtol": rtol, "atol": atol, "step_size": None, "first_step": None}
     return dataclasses.replace(solver, **changes)  # type: ignore[arg-type]
 

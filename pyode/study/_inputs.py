@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from .._adjoints import Adjoint
 from .._errors import InputError, InputTypeError, choose
 from .._solvers import AdaptiveSolver, Kvaerno5, Solver, Tsit5
+from .._tolerances import per_component
 from ..problems import Problem
 from ..problems import get as get_problem
 
@@ -89,6 +90,11 @@ def with_rtol(solver: Solver, rtol: float, atol_over_rtol: float) -> Solver:
     """The solver at another tolerance; those of fixed steps have none and stay as they are."""
     if not isinstance(solver, AdaptiveSolver):
         return solver
+    if per_component(solver):
+        raise InputError(
+            f"`solver` got {solver!r}, whose tolerances differ from component to component; here "
+            "they are varied: one rtol, and atol in proportion. Pass a solver with numbers."
+        )
     return dataclasses.replace(solver, rtol=rtol, atol=rtol * atol_over_rtol)
 
 

@@ -1,0 +1,88 @@
+"""odeint_dense: torchdiffeq's call for the solution as a function of time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ._adjoints import Discrete
+from ._errors import InputError
+from ._odeint import Call
+from ._solution import Solution
+
+
+def odeint_dense(
+    func: Callable[..., Any],
+    y0: Any,
+    t0: Any,
+    t1: Any,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Dense:
+    """The solution between two times as a function of time: `torchdiffeq.odeint_dense`.
+
+    Args:
+        func, y0, rtol, atol, method, options: as for `odeint`; torchdiffeq has dopri5 and tensors.
+        t0, t1: start and end, in either order: numbers, or tensors of one element.
+
+    Returns:
+        `y`, called as `y(t)`: `[*y0.shape]` for a number or 0-d tensor, `[k, *y0.shape]` for `[k]`
+        times between t0 and t1, or a tuple of such.
+
+    Raises:
+        InputError, SolveError: as for `odeint`.
+    """
+    ends = [torch.as_tensor(t, dtype=torch.float64).reshape(()) for t in (t0, t1)]
+    call = dataclasses.replace(
+        Call.of(func, y0, ends, rtol, atol, method, options), adjoint=Discrete(memory="steps")
+    )
+    return Dense(call, y0, call.solve(y0, call.t))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dense:
+    """`y(t)` of a solve, differentiable in t, y0, t0 and all that f depends on.
+
+    Cost: that of the interpolant (`Solution.__call__`), with a replay where steps were not kept;
+    where a gradient is wanted, the steps are taken once more in each call, with their graphs.
+    """
+
+    call: Call
+    y0: Any
+    solution: Solution
+
+    def __call__(self, t: float | Tensor) -> Any:
+        """State at one time, or at several `[k]`.
+
+        Raises:
+            InputError: a time outside what was solved; or one twice, whose gradient is wanted.
+        """
+        held = self.solution(t.detach() if isinstance(t, Tensor) else t)
+        t = torch.as_tensor(t, dtype=torch.float64)
+        if not torch.is_grad_enabled() or not (self.solution.plan.needs or t.requires_grad):
+            return held
+        ends, given = self.call.t, t.reshape(-1).to(self.call.t.device)
+        both = torch.cat([ends, given]).detach()
+        found, where = torch.unique(both, return_inverse=True)
+        others = 1 if bool((given == ends[1]).any()) else 2  # distinct times are these and t's
+        if given.requires_grad and len(found) < len(given) + others:
+            raise InputError(
+                "`t` holds t0, or a time twice, and requires grad. Pass times after t0, each once."
+            )
+        times = found.index_put((where[2:],), given).index_put((where[:1],), ends[:1])
+        if bool(ends[1] < ends[0]):
+            times, where = times.flip(0), len(found) - 1 - where
+        nodes = tuple(map(float, self.solution.dense.trajectory.nodes))
+        solver = dataclasses.replace(self.call.way.solver, step_size=nodes)
+        engine = dataclasses.replace(self.call.engine, watch=None)
+        ys = self.call.solve(self.y0, times, solver=solver, adjoint=Discrete(), engine=engine).ys
+        rows = where[2:] if t.ndim else where[2]
+        return pytree.tree_map(lambda y: y[rows.to(y.device)], ys)
