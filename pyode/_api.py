@@ -183,9 +183,10 @@ def _plan(
         batch = "joint"  # no numbers, no sample that could step by itself
     jumps = stop_times("jumps", jumps)
     start = inside(*times.span, jumps, layout.real)[0]
-    field, needs = _field(f, layout, flat, times, start, params, samples)
+    engine = _engine(engine)
+    field, needs = _field(f, layout, flat, times, start, params, samples, engine)
     made = Plan(
-        field, layout, times, solver, adjoint, _engine(engine), limits, batch,
+        field, layout, times, solver, adjoint, engine, limits, batch,
         stop_times("tstops", tstops), jumps, bool(progress), needs,
     )  # fmt: skip
     if isinstance(adjoint, Auto):
@@ -207,6 +208,7 @@ def _field(
     start: float,
     params: Any,
     samples: int | None,
+    engine: Engine,
 ) -> tuple[Field, frozenset[str]]:
     """The field, its parameters found and proved, and which gradients are wanted."""
     before = random_state(layout.device)
@@ -223,18 +225,39 @@ def _field(
     found = find_params(f) if params is None else check_params(params)
     field = Field(f, layout, found)
     field.samples = samples
-    mark = watermark()
-    with casting(layout.device, autocast_dtype(layout.device)):
-        ev = field.evaluation(start, flat)
-    refuse_transforms("solve", ev.out)
-    field.random = not torch.equal(before, random_state(layout.device))
-    if params is None:
-        field.params, field.watched = reached(f, ev.out, [ev.y, ev.t], found, mark)
-    field.first, field.start = (start, ev.out.detach()), flat.detach()
+    if not _recalled(field, engine.recall(field, start), params is not None):
+        mark = watermark()
+        with casting(layout.device, autocast_dtype(layout.device)):
+            ev = field.evaluation(start, flat)
+        refuse_transforms("solve", ev.out)
+        field.random = not torch.equal(before, random_state(layout.device))
+        if params is None:
+            field.params, field.watched = reached(f, ev.out, [ev.y, ev.t], found, mark)
+        field.first, field.start = (start, ev.out.detach()), flat.detach()
     needs = {"y0"} if flat.requires_grad else set()
     needs |= {"ts"} if times.tensor.requires_grad else set()
     needs |= {"params"} if field.params else set()
     return field, frozenset(needs)
+
+
+def _recalled(field: Field, read: list[Tensor] | None, given: bool) -> bool:
+    """Whether an evaluation of f would tell nothing new: it reads these tensors, and no others.
+
+    Args:
+        read: what the engine knows of f, or None.
+        given: the parameters are the user's own choice.
+    """
+    if read is None:
+        return False
+    refuse_transforms("solve", *read)
+    wanted = [x for x in read if x.requires_grad]
+    if given:
+        return True
+    if any(x.grad_fn is not None for x in (*wanted, *field.params)):
+        return False  # what depends on what is for autograd's graph to say
+    known = {id(p) for p in field.params}
+    field.params += tuple({id(x): x for x in wanted if id(x) not in known}.values())
+    return True
 
 
 def _engine(engine: Any) -> Engine:

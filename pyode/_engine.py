@@ -138,6 +138,10 @@ class Engine(abc.ABC):
                 f"Pass a state on one of: {', '.join(sorted(self.devices))}."
             )
 
+    def recall(self, field: Field, start: float) -> list[Tensor] | None:
+        """The tensors f reads, where an earlier solve evaluated and proved the very same f."""
+        return None
+
     @abc.abstractmethod
     def forward(self, plan: Plan, y0: Tensor) -> Result:
         """Integrate from `y0` `[n]` and fill `plan.stats.forward`."""

@@ -63,7 +63,8 @@ class Field:
         self.watched: tuple[Tensor, ...] = ()
         self.random = False  # whether f drew random numbers when it was first evaluated
         self.stats = Stats()
-        self.compiled: Any = None  # f as a graph, where the engine compiles
+        self.captured: Any = None  # f as a graph, where the engine compiles
+        self.compiled: Any = None  # and as programs
         self.eager = ""  # why it does not
         self.native: Any = None  # the same in Julia: functions or None, and why
         self.first: tuple[float, Tensor] | None = None

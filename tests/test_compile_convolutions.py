@@ -68,7 +68,10 @@ def agree(found: list[list[Tensor]]) -> None:
 
 
 def graph_of(f: nn.Module, y0: Tensor) -> int:
-    """How many convolutions the graph of f has, once it is seen to compute what f does."""
+    """How many convolutions (or products of patches) the graph of f has.
+
+    It is first seen to compute what f does.
+    """
     t = torch.tensor(0.7, dtype=F64, requires_grad=True)
     y = y0.reshape(-1).clone().requires_grad_()
     captured = capture(f, layout_of(y0), t, y)
@@ -82,7 +85,8 @@ def graph_of(f: nn.Module, y0: Tensor) -> int:
     agree(found)
     module = captured.graph.run
     assert isinstance(module, torch.fx.GraphModule)
-    return sum(node.target in convolutions.CONVOLUTIONS for node in module.graph.nodes)
+    kinds = (*convolutions.CONVOLUTIONS, torch.nn.functional.unfold)
+    return sum(node.target in kinds for node in module.graph.nodes)
 
 
 def compare(f: nn.Module, y0: Tensor, **options) -> None:

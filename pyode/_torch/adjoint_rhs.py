@@ -16,7 +16,7 @@ from .._field import Block, Field
 from .._norms import Custom, Largest, Norm, rms, state_norm
 from .._solvers import Solver
 from .._state import inside
-from .compiled import not_compiled
+from .binding import not_compiled
 from .forward_solve import pins
 from .inductor import Uncompilable
 from .loop import Integrator

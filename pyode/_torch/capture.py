@@ -37,6 +37,7 @@ class Graph:
         self.result: tuple[Tensor, ...] | None = None  # like f's, of the first call
         self.programs: dict[Any, Any] = {}
         self.why = ""  # it is not compiled: why
+        self.proved = False  # an evaluation of f was looked at, as `solve` does, and was in order
 
     def __call__(self, t: Tensor, y: Tensor, tensors: Any) -> Tensor:
         given = {"t": t, "y": y}
@@ -60,6 +61,7 @@ class Tracer:
         self.lock = threading.Lock()
         self.hit: tuple[Graph, tuple[Any, ...]] | None = None
         self.why = ""
+        self.proved = False  # one of its graphs was
         # a code object of its own: Dynamo counts the graphs of each
         code = _flat.__code__.replace(co_name=f"f_{id(self)}")
         flat = types.FunctionType(code, globals(), code.co_name)
@@ -146,12 +148,37 @@ def capture(f: Any, layout: Layout, t: Tensor, y: Tensor) -> Captured:
     Raises:
         Uncompilable: with the reason.
     """
-    owner, code = _anchor(f)
-    known = _TRACERS.setdefault(owner, {})
-    key = (code, repr(layout.spec), layout.shapes, layout.dtype, layout.device)
+    known, key = _tracers(f, layout)
     if key not in known:
         known[key] = Tracer(layout)
     return known[key](f, t, y)
+
+
+def recall(f: Any, layout: Layout, t: Tensor, y: Tensor) -> Captured | None:
+    """What `capture` gives, if that is a graph proved before; else None."""
+    known, key = _tracers(f, layout)
+    tracer = known.get(key)
+    if tracer is None or tracer.why or not tracer.proved:
+        return None
+    try:
+        found = tracer(f, t, y)
+    except Uncompilable:
+        tracer.why = ""  # f may be wrong: that is for `solve` to say
+        return None
+    return found if found.graph.proved else None
+
+
+def prove(f: Any, layout: Layout, graph: Graph) -> None:
+    """Note that f, evaluated as it is, was in order, and every tensor it needs known."""
+    known, key = _tracers(f, layout)
+    graph.proved = known[key].proved = True
+
+
+def _tracers(f: Any, layout: Layout) -> tuple[dict[Any, Tracer], Any]:
+    """The tracers kept with f, and the key of that for this layout."""
+    owner, code = _anchor(f)
+    key = (code, repr(layout.spec), layout.shapes, layout.dtype, layout.device)
+    return _TRACERS.setdefault(owner, {}), key
 
 
 def _anchor(f: Any) -> tuple[Any, Any]:

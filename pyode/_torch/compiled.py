@@ -7,7 +7,6 @@ its error estimate included, is one call of a program, and so is its transpose.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._adjoints import Discrete, Forward
+from .._adjoints import Discrete
 from .._engine import Plan
-from .._errors import CompileWarning
 from .._field import Field
 from .._norms import Norm, largest, spans_of
 from .._solvers import Solver
-from .capture import Captured, capture
+from .capture import Captured
 from .inductor import Pair, Run, Uncompilable, compile_one, compile_pair
 from .method import AHEAD, RHS, Method, Step, joined, packed, unpacked
 from .rk import unrolled_step, weighted
@@ -85,42 +83,6 @@ def forward_parts(
     alone = method.tableau.fsal and not exact
     rhs = compiled.field if alone else CompiledField(compiled, exact, wrt_t and exact)
     return method, rhs, Saves(method, rhs) if graphs else None
-
-
-def bind(plan: Plan) -> Compiled:
-    """F of a plan, captured.
-
-    Raises:
-        Uncompilable: with the reason.
-    """
-    field, layout = plan.field, plan.layout
-    if layout.device.type != "cpu":
-        raise Uncompilable(f"the state is on {layout.device}: compiled steps are for the CPU")
-    if layout.dtype.is_complex or any(p.is_complex() for p in field.params):
-        raise Uncompilable("complex numbers are not compiled")
-    if plan.batch != "joint":
-        raise Uncompilable("samples with steps of their own are not compiled")
-    if plan.solver.stiff:
-        raise Uncompilable(f"{type(plan.solver).__name__} is implicit")
-    if isinstance(plan.adjoint, Forward) and plan.needs:
-        raise Uncompilable("Forward() integrates dense Jacobians")
-    if field.random:
-        raise Uncompilable("f draws random numbers")
-    if torch.is_autocast_enabled(layout.device.type):
-        raise Uncompilable("autocast is on")
-    start = plan.times.values[0]
-    y = torch.zeros(layout.size, dtype=layout.real).requires_grad_()
-    return Compiled(field, capture(field.f, layout, field.time(start), y))
-
-
-def not_compiled(plan: Plan, err: Uncompilable, stacklevel: int, what: str = "this solve") -> None:
-    """From here on the solve is eager, and it is said why."""
-    plan.field.compiled, plan.field.eager = None, str(err)
-    warnings.warn(
-        f"compile=True, but {what} runs eagerly: {err}. The result is the same.",
-        CompileWarning,
-        stacklevel=stacklevel,
-    )
 
 
 class CompiledMethod(Method):

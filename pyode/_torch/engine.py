@@ -22,9 +22,11 @@ from .._errors import (
     NonFiniteError,
     SolveError,
 )
+from .._field import Field
 from .._norms import Norm, state_norm
 from . import (
     backsolve,
+    binding,
     diagnose,
     discrete,
     independent,
@@ -36,7 +38,7 @@ from . import (
 )
 from ._plans import check_dense, decide
 from .adjoint_rhs import time_grads
-from .compiled import Saves, bind, forward_parts, not_compiled
+from .compiled import Saves, forward_parts
 from .forward_solve import Recorder, Writer, nan_rows, run
 from .inductor import Uncompilable
 from .loop import Watch
@@ -91,9 +93,13 @@ class Torch(Engine):
         decide(plan)
         if self.compile:
             try:
-                plan.field.compiled = bind(plan)
+                plan.field.compiled = binding.bind(plan)
             except Uncompilable as err:
-                not_compiled(plan, err, stacklevel=5)
+                binding.not_compiled(plan, err, stacklevel=5)
+
+    def recall(self, field: Field, start: float) -> list[Tensor] | None:
+        field.captured = binding.recall(field, start) if self.compile else None
+        return field.captured and field.captured.tensors
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
         started = time.perf_counter()
@@ -299,7 +305,7 @@ def _parts(
             method, rhs, saves = forward_parts(plan, plan.field.compiled, y, norm, graphs)
             return method, rhs, rhs, saves
         except Uncompilable as err:
-            not_compiled(plan, err, stacklevel=8)
+            binding.not_compiled(plan, err, stacklevel=8)
     method = Method(plan.solver, y.dtype, y.device)
     if not graphs:
         return method, rhs, rhs, None
