@@ -6,6 +6,7 @@ memory that tensors share. It shows what crosses and who waits; it is not CUDA.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pathlib
 import threading
@@ -154,6 +155,17 @@ def test_float32_backwards_in_time_and_trees(engine):
     assert found[0].dtype == torch.float32
     for a, b in zip(found, wanted, strict=True):
         assert relative(a, b.double()) < 1e-3
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("adjoint", [ADJOINTS[1], ADJOINTS[-2], ADJOINTS[-1]], ids=repr)
+def test_tolerances_per_component(engine, adjoint):
+    solver = pyode.Tsit5(rtol=[1e-9, 1e-10], atol=torch.tensor([1e-12, 1e-11]))
+    if not isinstance(adjoint, pyode.Forward):
+        adjoint = dataclasses.replace(adjoint, **TIGHT)
+    _, dy0, dp = gradients(LotkaVolterra(), solver, adjoint, engine)
+    assert relative(dy0, LV["dy0"]) < 2e-8
+    assert relative(dp, LV["dp"]) < 2e-8
 
 
 @pytest.mark.julia

@@ -263,6 +263,16 @@ def test_studies_say_that_they_vary_tolerances():
     assert pyode.check_gradient(problem.f, problem.y0, problem.ts, solver=each).ok
 
 
+def test_the_meter_predicts_drift_in_each_components_tolerance():
+    found = []
+    for units in (torch.ones(2, dtype=F64), UNITS[:2]):
+        solver = pyode.Dopri5(rtol=RTOL, atol=ATOL * units)
+        meter = pyode.instability(lambda t, y: -3 * y, units.clone(), (0.0, 2.0), solver=solver)
+        found.append((float(meter.predicted[0]), meter.verdict))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
+    assert found[0][1] == found[1][1]
+
+
 def test_neural_odes_take_them():
     block = pyode.nn.NeuralODE(Field(), solver=pyode.Dopri5(rtol=1e-4, atol=ATOL * UNITS))
     out = block(torch.ones(4, 3, dtype=F64))

@@ -36,17 +36,21 @@ algorithm(name::AbstractString) = ALGORITHMS[String(name)]
 "Whether an algorithm solves equations, and needs ∂f/∂u."
 implicit(alg) = nameof(typeof(alg)) in Symbol.(IMPLICIT)
 
+# a number, so that solvers are compiled once; or one for each entry of the state
+const Tolerance{T} = Union{T, AbstractVector{T}}
+
 """
     Options(; reltol, abstol, ...)
 
 Every setting of one direction of a solve, none left to a default of SciML's.
 
+`reltol` and `abstol` of a forward solve may be vectors; those of a backward one are numbers.
 `dt = 0` lets the solver choose the first step. `maxiters` bounds accepted and rejected steps. `control` is for
 explicit methods: the others have SciML's own.
 """
 Base.@kwdef struct Options{T}
-    reltol::T
-    abstol::T
+    reltol::Tolerance{T}
+    abstol::Tolerance{T}
     adaptive::Bool = true
     dt::T = zero(T)
     dtmin::T = zero(T)

@@ -76,11 +76,20 @@ function native_of(type, where, fuses)
     return Field{T}(; f! = nothing, n, np, sign = T(sign), native)
 end
 
-"`Options` from `count` numbers at an address: thirteen, and times to stop at in the field's own time."
-function options_of(::Field{T}, at, count) where {T}
+"""
+`Options` from `count` numbers at an address: thirteen, and times to stop at in the field's own time. Where the
+first is NaN, a relative and an absolute tolerance for each entry of the state follow.
+"""
+function options_of(field::Field{T}, at, count) where {T}
     x = read_vector(Float64, at, count)
+    reltol::Tolerance{T}, abstol::Tolerance{T} = T(x[1]), T(x[2])
+    if isnan(x[1])
+        abstol = copyto!(blank(field, field.n), T.(x[(end - field.n + 1):end]))
+        reltol = copyto!(blank(field, field.n), T.(x[(end - 2field.n + 1):(end - field.n)]))
+        resize!(x, count - 2field.n)
+    end
     return Options{T}(;
-        reltol = x[1], abstol = x[2], adaptive = x[3] == 1, dt = x[4], dtmin = x[5], dtmax = x[6],
+        reltol, abstol, adaptive = x[3] == 1, dt = x[4], dtmin = x[5], dtmax = x[6],
         maxiters = Int(x[7]), control = Controller(x[8], x[9], x[10], x[11], x[12], x[13]),
         tstops = T.(x[14:end]),
     )

@@ -10,6 +10,32 @@
     end
 end
 
+@testset "tolerances of each entry, $name" for name in
+    ("Tsit5", "DP5", "BS3", "Vern7", "Rodas5P", "KenCarp4", "TRBDF2", "Kvaerno5", "QNDF", "FBDF")
+
+    units = [1.0, 2.0^-30]  # powers of two: exact
+    function scaled!(du, u, t)
+        lv!(du, u ./ units, t)
+        du .*= units
+        return nothing
+    end
+    scaled_jac!(J, u, t) = (lv_jac!(J, u ./ units, t); J .= units .* J ./ units'; nothing)
+    field = Field{Float64}(; f! = scaled!, jac! = scaled_jac!, tgrad! = lv_tgrad!, n = 2, np = 0)
+    tols = (; reltol = 1.0e-6, abstol = 1.0e-8)
+    each = (; reltol = fill(1.0e-6, 2), abstol = 1.0e-8 .* units)
+    for keep in ("dense", "outputs", "slots")
+        solves = map(((lv(), ones(2), tols), (field, units, each))) do (f, u0, tols)
+            set = Options{Float64}(; tols..., maxiters = 10_000)
+            forward(f, u0, [0.0, 0.4, 1.0], algorithm(name), set; keep, slots = 4)
+        end
+        plain, other = solves
+        @test other.report.accepted == plain.report.accepted
+        @test other.report.rejected == plain.report.rejected
+        @test other.states ./ units ≈ plain.states rtol = 1e-10
+        @test PyODE.interpolate(other, 0.7) ./ units ≈ PyODE.interpolate(plain, 0.7) rtol = 1e-10
+    end
+end
+
 @testset "time reversed" begin
     # du/dt = f backwards from y(1) to y(0), as s = -t
     fwd = forward(lv(; sign = -1), Y1, [-1.0, 0.0], algorithm("Tsit5"), options())

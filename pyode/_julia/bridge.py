@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _adjoints as adj
 from .._engine import Plan
 from .._solvers import PID, AdaptiveSolver, Solver
+from .._tolerances import tightest
 from .callbacks import Callbacks
 from .places import place_of
 from .remote import Remote
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .._clock import Clock
     from .native.field import Native
 
+NONE = np.empty(0)
 FUSED = (adj.Discrete, adj.Interpolating, adj.Backsolve)  # one call gives f and both vjps
 
 
@@ -40,7 +42,7 @@ class Bridge:
     def __init__(
         self, plan: Plan, rhs: Any, size: int, process: bool, native: Native | None = None
     ):
-        self.sign = plan.times.direction
+        self.sign, self.size = plan.times.direction, size
         self.times = np.asarray(plan.times.values, dtype=np.float64) * self.sign
         self.dtype = plan.layout.real
         self.eps = torch.finfo(self.dtype).eps
@@ -80,7 +82,8 @@ class Bridge:
         """Pull `g` `[m, n]` back."""
         adjoint: Any = plan.adjoint
         self.callbacks.plain, self.callbacks.clock = 0, plan.clock
-        rtol, atol = tolerances(solver, self.eps)
+        discrete = isinstance(adjoint, adj.Discrete)  # which has no part for tolerances
+        rtol, atol = (0.0, 0.0) if discrete else tolerances(solver, self.eps)
         pull = Pull(
             sensealg(adjoint),
             getattr(adjoint, "resync", True),
@@ -95,7 +98,7 @@ class Bridge:
         return self.place.tensor(self.session.interpolate(t * self.sign))
 
     def _settings(self, plan: Plan, solver: Solver) -> Settings:
-        rtol, atol = tolerances(solver, self.eps)
+        rtol, atol, each = self._tolerances(solver)
         span = float(self.times[-1] - self.times[0])
         stops = [t * self.sign for t in plan.tstops]
         adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
@@ -112,8 +115,17 @@ class Bridge:
         return Settings(
             algorithm(solver), rtol, atol, adaptive, first, low, high, plan.limits.max_steps,
             _control(solver), np.asarray(sorted(set(stops)), dtype=np.float64),
-            _seconds(plan.clock),
+            _seconds(plan.clock), each,
         )  # fmt: skip
+
+    def _tolerances(self, solver: Solver) -> tuple[float, float, np.ndarray]:
+        """Two numbers and nothing; or NaN, and those of each entry of y, or of y and S."""
+        rtol, atol = tolerances(solver, self.eps)
+        if isinstance(rtol, float):
+            return rtol, atol, NONE
+        columns = self.size // len(rtol) - 1  # as `Method.widen` has it
+        each = [x for tol in (rtol, atol) for x in (tol, np.repeat(tol, columns))]
+        return math.nan, math.nan, np.concatenate(each)
 
 
 def _functions(plan: Plan, fused: bool) -> frozenset[str]:
@@ -131,7 +143,7 @@ def _functions(plan: Plan, fused: bool) -> frozenset[str]:
 def _control(solver: Solver) -> tuple[float, ...]:
     """The controller's numbers, as `PyODE.Controller` has them; fixed steps do not ask for them."""
     pid = solver.controller if isinstance(solver, AdaptiveSolver) else PID()
-    safety = pid.margin(getattr(solver, "rtol", 1.0))
+    safety = pid.margin(tightest(getattr(solver, "rtol", 1.0)))
     return pid.p, pid.i, pid.d, safety, pid.factor_min, pid.factor_max
 
 

@@ -13,7 +13,7 @@ from .. import _adjoints as adj
 from .. import _solvers as s
 from .._engine import Plan, names
 from .._errors import GradientUnavailable, InputError, ToleranceWarning, choose
-from .._tolerances import per_component
+from .._tolerances import tightest
 from .translate import BDF, ROSENBROCK, ROUGH, SOLVERS, backward_solver, refusal
 
 if TYPE_CHECKING:
@@ -140,11 +140,6 @@ def _check_solver(argument: str, solver: s.Solver) -> None:
         )
     if getattr(solver, "interp", "dense") != "dense":
         raise InputError(f"`{argument}` has interp={solver.interp!r}; pass interp='dense'.")  # type: ignore[attr-defined]
-    if per_component(solver):
-        raise InputError(
-            f"`{argument}` got {solver!r}; engine 'julia' has one rtol and one atol for all "
-            "components. Pass numbers, or engine='torch'."
-        )
     if isinstance(solver, BDF) and solver.step_size is not None:
         raise InputError(
             f"`{argument}` got {solver!r}: with fixed steps SciML's multistep methods stay at "
@@ -155,7 +150,7 @@ def _check_solver(argument: str, solver: s.Solver) -> None:
 
 
 def _mind_order(argument: str, solver: s.AdaptiveSolver) -> None:
-    if solver.step_size is None and solver.rtol < ROUGH:
+    if solver.step_size is None and tightest(solver.rtol) < ROUGH:
         warnings.warn(
             f"`{argument}` got {solver!r}: of order 2, it takes steps by the ten thousand at such "
             "tolerances, and their errors add up to hundreds of tolerances, in gradients to "

@@ -54,12 +54,14 @@ class Settings:
     control: tuple[float, ...]
     stops: Array
     seconds: float
+    each: Array  # rtol, then atol, of each entry of the state; empty where they are numbers
 
     def packed(self) -> Array:
         """The numbers among them, as `PyODE.options_of` reads them."""
         head = (self.rtol, self.atol, self.adaptive, self.first, self.low, self.high)
         numbers = [*head, self.max_steps, *self.control, *self.stops]
-        return np.asarray(numbers, dtype=np.float64)
+        packed = np.asarray(numbers, dtype=np.float64)
+        return np.concatenate([packed, self.each]) if len(self.each) else packed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,13 @@ import dataclasses
 import functools
 from typing import Any
 
+import numpy as np
+import torch
+
 from .. import _adjoints as adj
 from .. import _solvers as s
 from .._engine import Plan
+from .._tolerances import per_component, vector
 from .._torch.adjoint_rhs import reverse_solver
 from . import solvers as j
 
@@ -104,8 +108,10 @@ SHARPER: dict[type[s.Solver], float] = {
 ROUGH = 1e-6
 
 
-def tolerances(solver: s.Solver, eps: float) -> tuple[float, float]:
+def tolerances(solver: s.Solver, eps: float) -> tuple[Any, Any]:
     """(rtol, atol) as SciML is given them; those of fixed steps are for Newton and quadrature.
+
+    Numbers, or vectors `[n]` where one of them differs from component to component.
 
     Args:
         solver: of either direction.
@@ -113,10 +119,16 @@ def tolerances(solver: s.Solver, eps: float) -> tuple[float, float]:
     """
     if not isinstance(solver, s.AdaptiveSolver) or solver.step_size is not None:
         return 1e-10, 1e-12
-    rtol, atol = float(solver.rtol), float(solver.atol)
+    rtol, atol = solver.rtol, solver.atol
+    if per_component(solver):
+        each = [torch.as_tensor(vector(x), dtype=torch.float64) for x in (rtol, atol)]
+        rtol, atol = (x.cpu().numpy() for x in torch.broadcast_tensors(*each))
+        lowest = np.minimum(1.0, 32 * eps / np.maximum(rtol, np.finfo(float).tiny))
+        sharper = np.maximum(SHARPER.get(type(solver), 1.0), np.where(rtol > 0, lowest, 0.0))
+        return sharper * rtol, sharper * atol
     lowest = min(rtol, 32 * eps)
     sharper = max(SHARPER.get(type(solver), 1.0), lowest / rtol if rtol > 0 else 0.0)
-    return sharper * rtol, sharper * atol
+    return float(sharper * rtol), float(sharper * atol)
 
 
 def refusal(backward: s.Solver, adjoint: adj.Adjoint) -> str:

@@ -110,7 +110,7 @@ class _Case:
         loose = _loose(plan.solver)
         flow = flow_of(
             plan.field.f, plan.layout.unflatten(self.y0), plan.times.tensor.detach(), loose,
-            unit=plan.solver if type(plan.solver) in TABLEAUS else loose, grid=PILOT_GRID,
+            unit=plan.solver if type(plan.solver) in TABLEAUS else None, grid=PILOT_GRID,
             max_steps=plan.limits.max_steps, timeout=plan.limits.timeout,
         )  # fmt: skip
         before, after = (loosest(getattr(s, "rtol", 0.0)) for s in (loose, plan.solver))

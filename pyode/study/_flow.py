@@ -68,7 +68,7 @@ def flow_of(
 
     Args:
         f, y0, ts, solver, max_steps, timeout: as in `solve`.
-        unit: the solver whose tolerance is the unit of drift, where it is not `solver`.
+        unit: the solver whose tolerance is the unit of drift, where it is not `solver`; of a plan.
         grid: most intervals, outputs apart.
 
     Raises:
@@ -84,7 +84,7 @@ def flow_of(
     if outputs[-1] < outputs[0]:
         times, index = times[::-1], index[::-1]
     where = np.array([int(np.flatnonzero(times == t)[0]) for t in outputs])
-    return Flow(sol, unit or solver, sol.plan.field, times, where, np.abs(np.diff(index)))
+    return Flow(sol, unit or sol.plan.solver, sol.plan.field, times, where, np.abs(np.diff(index)))
 
 
 def _increasing(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
