@@ -25,8 +25,13 @@ macro c(name)
     return esc(:(Int(@cfunction($name, Cint, $types))))
 end
 
-"As a caller with addresses alone would: everything that comes back is in `ys`, `last`, `λ` and `p`."
-function by_address(kind, T, adjoint, name; keep = "dense", slots = 0, dt = 0.0, f = @c(c_f))
+"""
+As a caller with addresses alone would: everything that comes back is in `ys`, `last`, `λ` and `p`. `each`: the
+forward solve's tolerances are vectors.
+"""
+function by_address(
+        kind, T, adjoint, name; keep = "dense", slots = 0, dt = 0.0, f = @c(c_f), each = false,
+    )
     NUMBER[] = T
     fused = adjoint in ("backsolve", "interpolating") ? @c(c_fused) : 0
     tol = T == Float64 ? 1.0e-10 : 1.0e-5
@@ -35,21 +40,25 @@ function by_address(kind, T, adjoint, name; keep = "dense", slots = 0, dt = 0.0,
         place, lowercase(string(T)), 2, 4, 1.0, f, @c(c_vjp), @c(c_vjp_p), fused, 0, 0, 0,
     )
     u0, ts, marks, last, λ, p = T[1, 1], [0.0, 0.4, 1.0], Float64[], zeros(T, 2), zeros(T, 2), zeros(T, 4)
-    ys, g = zeros(T, 2, 3), zeros(T, 2, 3)
-    settings = [tol, tol / 100, dt == 0, dt, 0.0, 1.0, 100_000]
+    ys, g, middle, told = zeros(T, 2, 3), zeros(T, 2, 3), zeros(T, 2), zeros(19 + 3)
+    control = [0.0, 1.0, 0.0, 0.9, 0.2, 10.0]
+    back = [tol, tol / 100, dt == 0, dt, 0.0, 1.0, 100_000, control...]
+    there = each ? [NaN, NaN, back[3:end]..., tol, tol, tol / 100, tol / 100] : back
     at(x) = Int(pointer(x))
-    GC.@preserve u0 ts marks last λ p ys g settings begin
-        fwd, report, = PyODE.forward_at(
-            field, at(u0), at(ts), 3, name, at(settings), 7, keep, slots, at(marks), 0, at(ys), 0,
-            at(last), Inf,
-        )
+    GC.@preserve u0 ts marks last λ p ys g middle told there back begin
+        numbers = [
+            at(u0), 0, at(ts), 3, at(there), length(there), slots, at(marks), 0, at(ys), 0, at(last), at(told),
+            0, 0, 0,
+        ]
+        fwd = GC.@preserve numbers PyODE.forward_at(field, name, keep, at(numbers), Inf)
+        @test told[1] == 1
         g[:, 3] = ys[:, 3] .- 1
-        ended, = PyODE.gradient_at(
-            fwd, adjoint, at(g), name, at(settings), 7, true, false, tol, tol / 100, at(λ), at(p), Inf,
+        numbers = [at(g), at(back), length(back), at(λ), at(p), at(told)]
+        ended = GC.@preserve numbers PyODE.gradient_at(
+            fwd, adjoint, name, at(numbers), true, false, tol, tol / 100, Inf,
         )
-        middle = zeros(T, 2)
-        GC.@preserve middle PyODE.interpolate_at(fwd, 0.4, at(middle), Inf)
-        @test (report[1], ended[1]) == ("Success", "Success")
+        @test ended === nothing
+        PyODE.interpolate_at(fwd, 0.4, at(middle), Inf)
         return (; fwd, ys, last, λ, p, middle)
     end
 end
@@ -75,6 +84,16 @@ end
     here = by_address("cpu", T, adjoint, name; dt, kept...)
     @test relative(found.ys, here.ys) < (T == Float32 ? 1.0e-6 : 1.0e-14)
     @test relative(found.p, here.p) < (T == Float32 ? 1.0e-4 : 1.0e-10)
+end
+
+@testset "on a device: tolerances of each entry, $adjoint" for (adjoint, kept) in [
+        ("backsolve", (keep = "outputs",)), ("interpolating", (keep = "slots", slots = 6)),
+    ]
+
+    one, each = (by_address("standin", Float64, adjoint, "Tsit5"; kept..., each) for each in (false, true))
+    @test each.fwd.traj.options.abstol isa JLArray{Float64, 1}
+    @test each.ys == one.ys
+    @test each.λ ≈ one.λ rtol = 1e-12
 end
 
 @testset "on a device: failures" begin
