@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from rows import Case, Job, Row, Unavailable
-from runners_pyode import SOLVERS, gradient_job
+from runners_pyode import PLANNED, SOLVERS, gradient_job
 
 import pyode
 
@@ -36,6 +36,7 @@ def julia_rows() -> list[Row]:
         return Row("pyode julia", adjoint, method, lambda case: job(case, adjoint, method))
 
     rows = [row(adjoint, method) for method in SOLVERS | STIFF for adjoint in ADJOINTS]
+    rows += [row(f"Discrete{PLANNED}", method) for method in ("dopri5", "tsit5")]
     refused = {
         ("Backsolve", "rodas5p"),
         *(("Discrete", method) for method in ("kvaerno5", "rodas5p")),
@@ -48,4 +49,5 @@ def job(case: Case, adjoint: str, method: str) -> Job:
         pyode.julia.start()
     except pyode.JuliaUnavailable as err:
         raise Unavailable(str(err).splitlines()[0][:80]) from err
-    return gradient_job(case, (SOLVERS | STIFF)[method], ADJOINTS[adjoint], engine="julia")
+    solver, chosen = (SOLVERS | STIFF)[method], ADJOINTS[adjoint.removesuffix(PLANNED)]
+    return gradient_job(case, solver, chosen, adjoint.endswith(PLANNED), engine="julia")

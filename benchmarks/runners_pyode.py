@@ -21,6 +21,7 @@ ADJOINTS = {
     "Backsolve, seminorm": pyode.Backsolve(seminorm=True, on_drift="ignore"),
 }
 COMPILED = ", compiled"  # after an adjoint's name: `Torch(compile=True)`
+PLANNED = ", planned"  # after it: solved with a plan, made before, as jax.jit traces before
 
 
 def pyode_rows() -> list[Row]:
@@ -31,7 +32,10 @@ def pyode_rows() -> list[Row]:
         return Row("pyode", name, method, lambda case: job(case, adjoint, method, batch))
 
     rows = [row(adjoint, method, "joint") for method in SOLVERS for adjoint in ADJOINTS]
-    rows += [row(f"Discrete(){COMPILED}", method, "joint") for method in ("dopri5", "tsit5")]
+    compiled = f"Discrete(){COMPILED}"
+    rows += [
+        row(a, m, "joint") for m in ("dopri5", "tsit5") for a in (compiled, compiled + PLANNED)
+    ]
     per_sample = ("Discrete()", "Discrete('steps')")
     return rows + [row(a, m, "independent") for m in ("dopri5", "tsit5") for a in per_sample]
 
@@ -47,22 +51,26 @@ def applies(row: Row, kind: str) -> bool:
 
 
 def job(case: Case, adjoint: str, method: str, batch: str) -> Job:
-    chosen = ADJOINTS[adjoint.removesuffix(COMPILED)]
-    engine = pyode.Torch(compile=adjoint.endswith(COMPILED))
-    return gradient_job(case, SOLVERS[method], chosen, engine=engine, batch=batch)
+    name = adjoint.removesuffix(PLANNED)
+    engine = pyode.Torch(compile=name.endswith(COMPILED))
+    chosen = ADJOINTS[name.removesuffix(COMPILED)]
+    planned = adjoint.endswith(PLANNED)
+    return gradient_job(case, SOLVERS[method], chosen, planned, engine=engine, batch=batch)
 
 
-def gradient_job(case: Case, solver: type, adjoint: pyode.Adjoint, **options: Any) -> Job:
+def gradient_job(
+    case: Case, solver: type, adjoint: pyode.Adjoint, planned: bool = False, **options: Any
+) -> Job:
     """Solve and gradient with a solver at the workload's tolerances, in either engine."""
     w = case.workload
     chosen = solver(rtol=w.rtol, atol=w.atol)
     y0, params = leaves(case)
 
+    options |= {"solver": chosen, "adjoint": adjoint, "max_steps": max(w.max_steps, 100_000)}
+    plan = pyode.plan(case.f, y0, case.ts, **options) if planned else None
+
     def run() -> Any:
-        sol = pyode.solve(
-            case.f, y0, case.ts, solver=chosen, adjoint=adjoint,
-            max_steps=max(w.max_steps, 100_000), **options,
-        )  # fmt: skip
+        sol = plan.solve(y0) if plan else pyode.solve(case.f, y0, case.ts, **options)
         loss = w.loss(sol.ys, case.target)
         return loss, torch.autograd.grad(loss, [y0, *params]), sol.stats
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,18 +20,13 @@ from ._arguments import (
     instance,
     stop_times,
 )
-from ._autograd import autocast_dtype, casting, refuse_transforms, run
-from ._engine import Engine, Plan, Result
-from ._errors import (
-    GradientUnavailable,
-    InputTypeError,
-    Outcome,
-    SolveError,
-    choose,
-)
+from ._autograd import autocast_dtype, casting, refuse_transforms
+from ._engine import Engine, Plan
+from ._errors import GradientUnavailable, InputTypeError, choose
 from ._field import Field, check_params
 from ._julia.engine import Julia
 from ._params import find_params, reached, watermark
+from ._planned import Known, finished, flattened
 from ._returned import random_state, refuse_in_place
 from ._solution import Solution
 from ._solvers import Solver, Tsit5
@@ -95,42 +91,35 @@ def solve(
     Cost: as the solver and adjoint say. The gradient's backward pass runs in `backward()`.
     """
     check_options("solve", unknown, ARGUMENTS)
-    plan, flat, times = _plan(
-        f,
-        y0,
-        ts,
-        solver,
-        adjoint,
-        engine,
-        params,
-        batch,
-        tstops,
-        jumps,
-        max_steps,
-        timeout,
+    made, flat = _plan(
+        f, y0, ts, solver, adjoint, engine, params, batch, tstops, jumps, max_steps, timeout,
         progress,
-    )
-    try:
-        ys, result = run(plan, flat, times.tensor)
-    except SolveError as err:
-        partial = err.__dict__.pop("partial", None)
-        if partial is None:
-            raise
-        err.solution = _solution(plan, times, partial.ys, partial, y0)
-        if throw:
-            raise
-        return err.solution
-    return _solution(plan, times, ys, result, y0)
+    )  # fmt: skip
+    return finished(made, flat, throw)
 
 
 def plan(f: Callable[..., Any], y0: Any, ts: Any, **options: Any) -> Plan:
-    """What `solve` with the same arguments would store, before it runs (one evaluation of f).
+    """What `solve` with the same arguments would do, found out once, for as many solves as wanted.
+
+    `plan.solve(y0)` solves from another state like y0, without what `solve` finds out about f each
+    time: its parameters, that it gives a derivative of y, its translation. What f reads is looked
+    at instead: where a parameter, a module, an attribute, a closure's or global variable is not the
+    one it was, or gradients of something else are wanted, all is found out again.
 
     Returns:
         `Plan`; its repr says bytes held and forward solves recomputed.
+
+    Cost: one evaluation of f; with engine 'julia', of the first plan, f's translation.
     """
     check_options("plan", options, ARGUMENTS)
-    return _plan(f, y0, ts, *({**ARGUMENTS, **options}.values()))[0]
+    values = {**ARGUMENTS, **options}.values()
+
+    def anew(y0: Any) -> tuple[Plan, Tensor]:
+        return _plan(f, y0, ts, *values)
+
+    made = anew(y0)[0]
+    made.engine.prepare(made)
+    return dataclasses.replace(made, known=Known.of(made, anew))
 
 
 ARGUMENTS: dict[str, Any] = {
@@ -161,7 +150,7 @@ def _plan(
     max_steps: Any,
     timeout: Any,
     progress: Any,
-) -> tuple[Plan, Tensor, Times]:
+) -> tuple[Plan, Tensor]:
     """Check every argument, evaluate f once, and say what the engine will do."""
     if not callable(f):
         raise InputTypeError(f"`f` got {f!r}. Pass a function f(t, y) or an nn.Module.")
@@ -174,9 +163,7 @@ def _plan(
     if batch not in ("joint", "independent"):
         raise choose("batch", batch, ("joint", "independent"))
     limits = bounds(max_steps, timeout)
-    flat = layout.flatten(y0)
-    if flat.is_inference() and not torch.is_inference_mode_enabled():
-        flat = flat.clone()  # a tensor that autograd may see
+    flat = flattened(layout, y0)
     solver = bound(solver, layout, flat)
     samples = batch_size(layout) if batch == "independent" else None
     if not layout.size:
@@ -197,7 +184,7 @@ def _plan(
         check_reverse(made.solver, made.adjoint)
     made.engine.check(made)
     check_random(made)
-    return made, flat, times
+    return made, flat
 
 
 def _field(
@@ -266,22 +253,6 @@ def _engine(engine: Any) -> Engine:
     if engine not in ENGINES:
         raise choose("engine", engine, ENGINES)
     return ENGINES[engine]()
-
-
-def _solution(plan: Plan, times: Times, ys: Tensor, result: Result, y0: Any) -> Solution:
-    layout = plan.layout
-    tree = ys.view(len(ys), *layout.shapes[0]) if _plain(layout) else layout.unflatten_rows(ys)
-    if result.outcome is Outcome.success:
-        at = plan.times.values[-1]
-    else:
-        at = result.failure.t if result.failure is not None else plan.times.values[0]
-    return Solution(
-        times.tensor, tree, plan.stats, result.outcome, plan, result.dense, float(at or 0.0)
-    )
-
-
-def _plain(layout: Layout) -> bool:
-    return layout.single and not layout.dtype.is_complex
 
 
 __all__ = ["GradientUnavailable", "plan", "solve"]

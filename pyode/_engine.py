@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ._clock import Clock
     from ._errors import SolveError
     from ._field import Field
+    from ._planned import Known
+    from ._solution import Solution
     from ._state import Layout, Times
 
 
@@ -39,6 +41,25 @@ class Plan:
     stats: SolveStats = dataclasses.field(default_factory=SolveStats)
     clock: Clock | None = None  # of the direction that runs, in the plan that direction was given
     note: str = ""  # why this adjoint, where it was not the user who chose
+    known: Known | None = None  # of one that is to be solved with again
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict, init=False)  # made of it once
+
+    def solve(self, y0: Any, *, throw: bool = True) -> Solution:
+        """`pyode.solve` from another state of the same structure, shapes, dtype and device.
+
+        For plans made by `pyode.plan`. f is not examined again while what it reads is what it was
+        (its tensors, modules, attributes, closure, globals; parameters may change in place, as
+        optimisers change them); else everything is found out anew, as `solve` does.
+
+        Raises:
+            InputError: y0 is not like the plan's, or this plan was not made by `pyode.plan`.
+            SolveError: as `solve`; with `throw=False`, a `Solution` with its `result`.
+
+        Cost: some 0.3 ms less than `solve` for small states and networks.
+        """
+        from ._planned import again
+
+        return again(self, y0, throw)
 
     def with_clock(self, clock: Clock) -> Plan:
         """The same plan, for the direction that this clock is of."""
@@ -141,6 +162,9 @@ class Engine(abc.ABC):
     def recall(self, field: Field, start: float) -> list[Tensor] | None:
         """The tensors f reads, where an earlier solve evaluated and proved the very same f."""
         return None
+
+    def prepare(self, plan: Plan) -> None:  # noqa: B027
+        """Do what can be done before the first solve, for a plan that many will use."""
 
     @abc.abstractmethod
     def forward(self, plan: Plan, y0: Tensor) -> Result:

@@ -72,6 +72,14 @@ class Field:
         self._plain = layout.single and not layout.dtype.is_complex
         self._shape = layout.shapes[0]
 
+    def again(self) -> Field:
+        """The same for another solve: nothing evaluated yet, nothing counted."""
+        field = object.__new__(type(self))
+        field.__dict__.update(self.__dict__, stats=Stats(), first=None, start=None)
+        if self.compiled is not None:
+            field.compiled = self.compiled.again(field)
+        return field
+
     @property
     def sizes(self) -> list[int]:
         """Real numbers in each parameter's gradient."""
@@ -202,7 +210,8 @@ class Field:
     def split_params(self, vector: Tensor) -> list[Tensor]:
         """The inverse of `flat_params`."""
         out = []
-        for part, p in zip(vector.split(self.sizes), self.params, strict=True):
+        parts = vector.split_with_sizes(self.sizes)
+        for part, p in zip(parts, self.params, strict=True):
             if p.is_complex():
                 out.append(torch.view_as_complex(part.reshape(*p.shape, 2)).to(p.dtype))
             else:

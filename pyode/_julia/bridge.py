@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,16 +17,98 @@ from .._tolerances import tightest
 from .callbacks import Callbacks
 from .places import place_of
 from .remote import Remote
-from .session import Keep, Local, Pull, Pulled, Session, Settings, Setup, Solved
-from .storage import Storage
+from .session import Keep, Local, Pull, Pulled, Session, Settings, Setup, Solved, numbers
+from .storage import decide
 from .translate import algorithm, backward_solver, sensealg, tolerances
 
 if TYPE_CHECKING:
     from .._clock import Clock
     from .native.field import Native
 
-NONE = np.empty(0)
+NONE = numbers(())
 FUSED = (adj.Discrete, adj.Interpolating, adj.Backsolve)  # one call gives f and both vjps
+
+
+class Terms:
+    """What every solve of a plan has in common.
+
+    Args:
+        plan: the plan.
+        rhs: what is integrated: the field, or sensitivities beside it.
+        size: real numbers in its state.
+    """
+
+    def __init__(self, plan: Plan, rhs: Any, size: int):
+        self.size, self.sign, self.dtype = size, plan.times.direction, plan.layout.real
+        times = [t * self.sign for t in plan.times.values]
+        self.eps = torch.finfo(self.dtype).eps
+        p = sum(plan.field.sizes) if rhs is plan.field else 0
+        self.place = place_of(plan.layout.device)
+        fused = isinstance(plan.adjoint, FUSED)
+        name = str(self.dtype).removeprefix("torch.")
+        self.setup = Setup(name, size, p, self.sign, numbers(times), fused)
+        self.wanted = _functions(plan, fused)
+        self.forward = self._settings(plan, plan.solver, times)
+        self.pull: tuple[Settings, Pull] | None = None
+        keep = decide(plan)
+        self.keep = Keep(keep.keep, keep.slots, numbers([t * self.sign for t in keep.marks]))
+
+    def backward(self, plan: Plan) -> tuple[Settings, Pull]:
+        """Those of the backward solve."""
+        if self.pull is None:
+            adjoint: Any = plan.adjoint
+            solver = backward_solver(plan)
+            times = self.setup.times.tolist()
+            discrete = isinstance(adjoint, adj.Discrete)  # which has no part for tolerances
+            rtol, atol = (0.0, 0.0) if discrete else tolerances(solver, self.eps)
+            self.pull = (
+                self._settings(plan, solver, times),
+                Pull(
+                    sensealg(adjoint),
+                    getattr(adjoint, "resync", True),
+                    getattr(adjoint, "seminorm", False),
+                    getattr(adjoint, "quad_rtol", None) or rtol,
+                    getattr(adjoint, "quad_atol", None) or atol,
+                ),
+            )
+        return self.pull
+
+    def _settings(self, plan: Plan, solver: Solver, times: list[float]) -> Settings:
+        rtol, atol, each = self._tolerances(solver)
+        span = times[-1] - times[0]
+        stops = [t * self.sign for t in plan.tstops]
+        adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
+        first, low, high = 0.0, 0.0, span
+        if adaptive:
+            first = getattr(solver, "first_step", None) or 0.0
+            low, high = solver.min_step, min(solver.max_step, span)  # type: ignore[attr-defined]
+        elif isinstance(solver.step_size, tuple):
+            first, stops = span, stops + [t * self.sign for t in solver.step_size]
+        elif solver.step_size is None:  # the steps are the output times
+            first, stops = span, stops + times
+        else:
+            first = min(float(solver.step_size), span)
+        return Settings(
+            algorithm(solver), rtol, atol, adaptive, first, low, high, plan.limits.max_steps,
+            _control(solver), tuple(sorted(set(stops))), each,
+        )  # fmt: skip
+
+    def _tolerances(self, solver: Solver) -> tuple[float, float, Tensor]:
+        """Two numbers and nothing; or NaN, and those of each entry of y, or of y and S."""
+        rtol, atol = tolerances(solver, self.eps)
+        if isinstance(rtol, float):
+            return rtol, atol, NONE
+        columns = self.size // len(rtol) - 1  # as `Method.widen` has it
+        each = [x for tol in (rtol, atol) for x in (tol, np.repeat(tol, columns))]
+        return math.nan, math.nan, torch.from_numpy(np.concatenate(each))
+
+
+def terms(plan: Plan, rhs: Any, size: int) -> Terms:
+    """Those of a plan, made once."""
+    made = plan.kept.get("terms")
+    if made is None or made.size != size:
+        plan.kept["terms"] = made = Terms(plan, rhs, size)
+    return made
 
 
 class Bridge:
@@ -42,90 +125,40 @@ class Bridge:
     def __init__(
         self, plan: Plan, rhs: Any, size: int, process: bool, native: Native | None = None
     ):
-        self.sign, self.size = plan.times.direction, size
-        self.times = np.asarray(plan.times.values, dtype=np.float64) * self.sign
-        self.dtype = plan.layout.real
-        self.eps = torch.finfo(self.dtype).eps
-        p = sum(plan.field.sizes) if rhs is plan.field else 0
-        self.place = place_of(plan.layout.device)
-        self.callbacks = Callbacks(rhs, size, p, self.dtype, self.place)
-        fused = isinstance(plan.adjoint, FUSED)
-        name = str(self.dtype).removeprefix("torch.")
-        setup = Setup(name, size, p, self.sign, self.times, fused)
-        self.native = native
+        self.terms = known = terms(plan, rhs, size)
+        setup, place = known.setup, known.place
+        self.callbacks = Callbacks(rhs, size, setup.p, known.dtype, place)
         if process:
             self.session: Session = Remote(setup, self.callbacks)
         else:
-            wanted = _functions(plan, fused)
-            self.session = Local(setup, self.callbacks, native, wanted, self.place)
+            self.session = Local(setup, self.callbacks, native, known.wanted, place)
 
-    def forward(self, plan: Plan, z: Tensor, keep: Storage, lead: int) -> Solved | None:
+    def forward(self, plan: Plan, z: Tensor, lead: int) -> Solved | None:
         """Integrate from `z`; the errors of its first `lead` entries are controlled apart.
 
         None: f is not what was translated.
         """
         self.callbacks.clock = plan.clock
-        settings = self._settings(plan, plan.solver)
-        state, first = self.place.array(z), self._first(plan, z)
-        marks = np.asarray(keep.marks, dtype=np.float64) * self.sign
-        held = Keep(keep.keep, keep.slots, marks)
-        return self.session.forward(state, first, settings, held, lead)
+        state, first, known = z.detach().contiguous(), _first(plan, z), self.terms
+        left = _seconds(plan.clock)
+        return self.session.forward(state, first, known.forward, left, known.keep, lead)
 
-    def _first(self, plan: Plan, z: Tensor) -> Any:
-        """F at the start, where the plan's first evaluation was there."""
-        known, start = plan.field.first, plan.times.values[0]
-        if known is None or known[0] != start or known[1].shape != z.shape:
-            return None
-        return self.place.array(known[1])
-
-    def gradient(self, plan: Plan, solver: Solver, g: Tensor) -> Pulled:
+    def gradient(self, plan: Plan, g: Tensor) -> Pulled:
         """Pull `g` `[m, n]` back."""
-        adjoint: Any = plan.adjoint
         self.callbacks.plain, self.callbacks.clock = 0, plan.clock
-        discrete = isinstance(adjoint, adj.Discrete)  # which has no part for tolerances
-        rtol, atol = (0.0, 0.0) if discrete else tolerances(solver, self.eps)
-        pull = Pull(
-            sensealg(adjoint),
-            getattr(adjoint, "resync", True),
-            getattr(adjoint, "seminorm", False),
-            getattr(adjoint, "quad_rtol", None) or rtol,
-            getattr(adjoint, "quad_atol", None) or atol,
-        )
-        loss = self.place.array(g)
-        return self.session.gradient(loss, self._settings(plan, solver), pull)
+        settings, pull = self.terms.backward(plan)
+        return self.session.gradient(g.detach().contiguous(), settings, _seconds(plan.clock), pull)
 
     def interpolate(self, t: float) -> Tensor:
-        return self.place.tensor(self.session.interpolate(t * self.sign))
+        return self.session.interpolate(t * self.terms.sign)
 
-    def _settings(self, plan: Plan, solver: Solver) -> Settings:
-        rtol, atol, each = self._tolerances(solver)
-        span = float(self.times[-1] - self.times[0])
-        stops = [t * self.sign for t in plan.tstops]
-        adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
-        first, low, high = 0.0, 0.0, span
-        if adaptive:
-            first = getattr(solver, "first_step", None) or 0.0
-            low, high = solver.min_step, min(solver.max_step, span)  # type: ignore[attr-defined]
-        elif isinstance(solver.step_size, tuple):
-            first, stops = span, stops + [t * self.sign for t in solver.step_size]
-        elif solver.step_size is None:  # the steps are the output times
-            first, stops = span, stops + list(self.times)
-        else:
-            first = min(float(solver.step_size), span)
-        return Settings(
-            algorithm(solver), rtol, atol, adaptive, first, low, high, plan.limits.max_steps,
-            _control(solver), np.asarray(sorted(set(stops)), dtype=np.float64),
-            _seconds(plan.clock), each,
-        )  # fmt: skip
 
-    def _tolerances(self, solver: Solver) -> tuple[float, float, np.ndarray]:
-        """Two numbers and nothing; or NaN, and those of each entry of y, or of y and S."""
-        rtol, atol = tolerances(solver, self.eps)
-        if isinstance(rtol, float):
-            return rtol, atol, NONE
-        columns = self.size // len(rtol) - 1  # as `Method.widen` has it
-        each = [x for tol in (rtol, atol) for x in (tol, np.repeat(tol, columns))]
-        return math.nan, math.nan, np.concatenate(each)
+def _first(plan: Plan, z: Tensor) -> Tensor | None:
+    """F at the start, where the plan's first evaluation was there."""
+    known, start = plan.field.first, plan.times.values[0]
+    if known is None or known[0] != start or known[1].shape != z.shape:
+        return None
+    return known[1].detach().contiguous()
 
 
 def _functions(plan: Plan, fused: bool) -> frozenset[str]:
@@ -149,8 +182,6 @@ def _control(solver: Solver) -> tuple[float, ...]:
 
 def _seconds(clock: Clock | None) -> float:
     """What is left of the time limit."""
-    import time
-
     if clock is None or clock.deadline is None:
         return math.inf
     return clock.deadline - time.monotonic()

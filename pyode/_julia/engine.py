@@ -66,6 +66,10 @@ class Julia(Options, Engine):
         if self.field == "native":
             _must_be_native(*choose_native(plan))
 
+    def prepare(self, plan: Plan) -> None:
+        if self.field != "callback":
+            choose_native(plan)
+
     def forward(self, plan: Plan, y0: Tensor) -> Result:
         started = time.perf_counter()
         stats = plan.field.stats = plan.stats.forward
@@ -141,16 +145,16 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     native = None if engine.field == "callback" else choose_native(plan, judged=False)[0]
     lead = n if wide else 0
     bridge = Bridge(plan, rhs, z.numel(), engine.process, native)
-    solved = bridge.forward(plan, z, decide(plan), lead)
+    solved = bridge.forward(plan, z, lead)
     if solved is None:
         native, why = chosen_anew(plan)
         if engine.field == "native":
             _must_be_native(native, why)
         bridge = Bridge(plan, rhs, z.numel(), engine.process, native)
-        solved = bridge.forward(plan, z, decide(plan), lead)
+        solved = bridge.forward(plan, z, lead)
     if solved is None:
         raise RuntimeError("bug in pyode: f, translated just now, is not what was translated")
-    report, rows = solved.report, bridge.place.tensor(solved.rows)
+    report, rows = solved.report, solved.rows
     stats = plan.stats.forward
     _count(stats, report, solved.counts)
     stats.peak_bytes = report.bytes
@@ -162,8 +166,7 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         tape.sensitivities = rows[:, n:].reshape(len(rows), n, -1)
     failure = None
     if not report.ok:
-        last = bridge.place.tensor(solved.last)
-        failure = forward_failure(plan, rhs, report, solved.trouble, last)
+        failure = forward_failure(plan, rhs, report, solved.trouble, solved.last)
     return Result(ys, tape, _Dense(bridge, n), failure)
 
 
@@ -188,10 +191,9 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     if scale == 0.0 or tape.bridge is None:
         return zero_grads(plan, tape.ys)
     g = grad_ys if scale == 1.0 else grad_ys / scale
-    found = tape.bridge.gradient(plan, backward_solver(plan), g)
+    found = tape.bridge.gradient(plan, g)
     _account(plan, tape.bridge, found)
-    tensor = tape.bridge.place.tensor
-    lam0, params = tensor(found.lam), tensor(found.params)
+    lam0, params = found.lam, found.params
     if scale != 1.0:
         lam0, params = lam0.mul_(scale), params.mul_(scale)
     grads = field.split_params(params) if field.params else []

@@ -20,10 +20,11 @@ from .._errors import (
     SolveError,
     SolveTimeout,
 )
+from .._tolerances import vector
 from .._torch import diagnose
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Report:
     """How a solve in Julia ended: `PyODE.facts` of its report, by name."""
 
@@ -42,7 +43,7 @@ class Report:
         return self.code == "Success"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Trouble:
     """The latest evaluation that was not finite."""
 
@@ -86,9 +87,10 @@ def forward_failure(
     dt = abs(report.dt) if math.isfinite(report.dt) else 0.0
     tableau = SimpleNamespace(gamma=plan.solver.stiff)
     adaptive = plan.solver.adaptive and plan.solver.step_size is None
+    allowed = {name: vector(getattr(plan.solver, name, 0.0)) for name in ("rtol", "atol")}
     stopped = Stopped(
         report.t, y, start, end, dt, rhs, plan.stats.forward, plan.limits,
-        SimpleNamespace(solver=plan.solver, adaptive=adaptive, tableau=tableau),
+        SimpleNamespace(solver=plan.solver, adaptive=adaptive, tableau=tableau, **allowed),
         {"engine": plan.engine.name, "solver": plan.solver, "span": plan.times.span,
          "stats": plan.stats.forward},
         diagnose.Trouble(non_finite=_evaluation(rhs, trouble, y), at=trouble.t),

@@ -1,4 +1,4 @@
-"""Where a session's arrays live, and who waits for whom: numpy's here, torch's on a GPU."""
+"""Where a session's tensors live, and who waits for whom."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .._errors import GradientUnavailable
 from . import runtime
-
-Array = Any  # of a place: numpy's, or torch's
 
 
 class Place(abc.ABC):
@@ -24,25 +21,16 @@ class Place(abc.ABC):
 
     Attributes:
         kind, index: as `PyODE.place` has it.
+        device: as torch has it.
     """
 
     kind: str
     index: int = 0
+    device: torch.device
 
-    @abc.abstractmethod
-    def array(self, x: Tensor) -> Array:
-        """A tensor there as an array, dense, without its graph; shares memory where it can."""
-
-    @abc.abstractmethod
-    def tensor(self, x: Array) -> Tensor:
-        """The same memory as a tensor."""
-
-    @abc.abstractmethod
-    def empty(self, shape: tuple[int, ...], real: str) -> Array:
-        """A new array to be filled; `real` is "float32" or "float64"."""
-
-    @abc.abstractmethod
-    def address(self, x: Array) -> int: ...
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """A new tensor there, to be filled."""
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
     @abc.abstractmethod
     def view(self, address: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -62,17 +50,7 @@ class Host(Place):
 
     kind = "cpu"
 
-    def array(self, x: Tensor) -> Array:
-        return np.ascontiguousarray(x.detach().numpy())
-
-    def tensor(self, x: Array) -> Tensor:
-        return torch.from_numpy(x)
-
-    def empty(self, shape: tuple[int, ...], real: str) -> Array:
-        return np.empty(shape, real)
-
-    def address(self, x: Array) -> int:
-        return x.ctypes.data
+    device = torch.device("cpu")
 
     def view(self, address: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return on_host(address, shape, dtype)
@@ -88,18 +66,6 @@ class Device(Place):
 
     def __init__(self, device: torch.device):
         self.device = device
-
-    def array(self, x: Tensor) -> Array:
-        return x.detach().contiguous()
-
-    def tensor(self, x: Array) -> Tensor:
-        return x
-
-    def empty(self, shape: tuple[int, ...], real: str) -> Array:
-        return torch.empty(shape, dtype=getattr(torch, real), device=self.device)
-
-    def address(self, x: Array) -> int:
-        return x.data_ptr()
 
     @abc.abstractmethod
     def settle(self) -> None:

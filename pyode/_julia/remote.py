@@ -7,20 +7,24 @@ here with its parameters, graphs and counts: any f will do, nothing is pickled b
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .callbacks import WENT
 from .errors import JuliaEngineError, JuliaUnavailable
-from .session import Array, Keep, Pull, Pulled, Session, Settings, Setup, Solved
+from .session import Keep, Pull, Pulled, Session, Settings, Setup, Solved
 
 _servers: dict[int, Server] = {}
 
@@ -65,7 +69,7 @@ class Server:
         try:
             while self.closing:
                 self.link.send(("close", self.closing.pop()))
-            self.link.send(request)
+            self.link.send(leaving(request))
             while True:
                 kind, *rest = self.link.recv()
                 if kind != "call" or setup is None:
@@ -84,7 +88,7 @@ class Server:
 
     def _result(self, kind: str, rest: list[Any], calls: Any) -> Any:
         if kind == "done":
-            return rest[0]
+            return arrived(rest[0])
         if getattr(calls, "error", None) is not None:
             raise calls.error
         raise rest[0]
@@ -140,15 +144,35 @@ class Remote(Session):
         return self.server.ask(request, self.calls, self.setup)
 
     def forward(
-        self, z: Array, first: Array | None, settings: Settings, keep: Keep, lead: int
-    ) -> Solved:
-        return self._ask("forward", self.id, z, first, settings, keep, lead)
+        self, z: Tensor, first: Tensor | None, settings: Settings, seconds: float, keep: Keep,
+        lead: int,
+    ) -> Solved:  # fmt: skip
+        return self._ask("forward", self.id, z, first, settings, seconds, keep, lead)
 
-    def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
-        return self._ask("gradient", self.id, g, settings, pull)
+    def gradient(self, g: Tensor, settings: Settings, seconds: float, pull: Pull) -> Pulled:
+        return self._ask("gradient", self.id, g, settings, seconds, pull)
 
-    def interpolate(self, t: float) -> Array:
+    def interpolate(self, t: float) -> Tensor:
         return self._ask("interpolate", self.id, t)
+
+
+def leaving(x: Any) -> Any:
+    """With numpy's arrays for tensors, which torch would send as handles to shared memory."""
+    return _mapped(x, lambda leaf: leaf.numpy() if isinstance(leaf, Tensor) else leaf)
+
+
+def arrived(x: Any) -> Any:
+    """With tensors for numpy's arrays."""
+    return _mapped(x, lambda leaf: torch.tensor(leaf) if isinstance(leaf, np.ndarray) else leaf)
+
+
+def _mapped(x: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(x, (tuple, list)) and not hasattr(x, "_fields"):
+        return type(x)(_mapped(part, change) for part in x)
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        parts = {f.name: _mapped(getattr(x, f.name), change) for f in dataclasses.fields(x)}
+        return type(x)(**parts)
+    return change(x)
 
 
 def _close(held: weakref.ref[Server], session: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .callbacks import NAMES, WENT, Callable
 from .errors import JuliaEngineError
-from .remote import INPUTS, OUTPUTS, CallFailedError, sizes
+from .remote import INPUTS, OUTPUTS, CallFailedError, arrived, leaving, sizes
 from .session import Local, Setup
 
 
@@ -65,7 +65,7 @@ def serve(link: Connection) -> None:
             sessions.pop(rest[0], None)
             continue
         try:
-            link.send(("done", _do(link, sessions, ids, kind, rest)))
+            link.send(("done", leaving(_do(link, sessions, ids, kind, arrived(rest)))))
         except CallFailedError as err:
             link.send(("failed", err))
         except Exception as err:

@@ -7,21 +7,24 @@ in this process, `remote.Remote` in another.
 from __future__ import annotations
 
 import abc
+import ctypes
 import dataclasses
 import functools
 import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from .._errors import BackwardError
 from . import runtime
 from .callbacks import NAMES, Callable, pointer, poll, polled
 from .errors import JuliaEngineError
 from .failures import Report, Trouble
-from .places import HOST, Array, Place
+from .places import HOST, Place
 
 if TYPE_CHECKING:
     from .native.field import Native
@@ -35,7 +38,7 @@ class Setup:
     n: int
     p: int
     sign: float
-    times: Array
+    times: Tensor
     fused: bool
 
 
@@ -52,16 +55,20 @@ class Settings:
     high: float
     max_steps: int
     control: tuple[float, ...]
-    stops: Array
-    seconds: float
-    each: Array  # rtol, then atol, of each entry of the state; empty where they are numbers
+    stops: tuple[float, ...]
+    each: Tensor  # rtol, then atol, of each entry of the state; empty where they are numbers
 
-    def packed(self) -> Array:
+    @functools.cached_property
+    def packed(self) -> Tensor:
         """The numbers among them, as `PyODE.options_of` reads them."""
         head = (self.rtol, self.atol, self.adaptive, self.first, self.low, self.high)
-        numbers = [*head, self.max_steps, *self.control, *self.stops]
-        packed = np.asarray(numbers, dtype=np.float64)
-        return np.concatenate([packed, self.each]) if len(self.each) else packed
+        packed = numbers([*head, self.max_steps, *self.control, *self.stops])
+        return torch.cat([packed, self.each]) if len(self.each) else packed
+
+
+def numbers(values: Sequence[float]) -> Tensor:
+    """Numbers for Julia to read."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Keep:
 
     keep: str
     slots: int
-    marks: Array
+    marks: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +94,11 @@ class Pull:
 TAPED = ("stages", "steps")  # what `Keep.keep` is where steps are taped for `Discrete`
 ROOM = 2**28  # bytes that are set aside for it at most; what is beyond is Julia's to find
 _taped: dict[tuple[str, int, str], int] = {}  # numbers that a solve of this kind kept last
+SIX, TEN, SIXTEEN = (ctypes.c_int64 * count for count in (6, 10, 16))
 TOLD = 19  # numbers of a direction, as `PyODE.tell!` writes them, before drifts
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Counts:
     """Evaluations that a native field made; zeros where f was called back, which counts itself."""
 
@@ -100,23 +108,23 @@ class Counts:
     plain: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Solved:
     """A forward solve: its outputs `[m, n]`, how it ended, and its last finite state."""
 
-    rows: Array
+    rows: Tensor
     report: Report
     trouble: Trouble
-    last: Array
+    last: Tensor
     counts: Counts
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Pulled:
     """A backward solve: λ(t0) `[n]`, ∂L/∂θ `[p]`, how it ended, and what it measured."""
 
-    lam: Array
-    params: Array
+    lam: Tensor
+    params: Tensor
     report: Report
     trouble: Trouble
     drift: list[float]
@@ -130,19 +138,21 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self, z: Array, first: Array | None, settings: Settings, keep: Keep, lead: int
-    ) -> Solved | None:
-        """Integrate from `z` `[n]`; the errors of its first `lead` entries are controlled apart.
+        self, z: Tensor, first: Tensor | None, settings: Settings, seconds: float, keep: Keep,
+        lead: int,
+    ) -> Solved | None:  # fmt: skip
+        """Integrate from `z` `[n]`, for `seconds` at most; the errors of its first `lead` entries
+        are controlled apart.
 
         `first`: f there, if it is known; None is returned if a native field differs from it.
         """
 
     @abc.abstractmethod
-    def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
-        """Pull `g` `[m, n]` back."""
+    def gradient(self, g: Tensor, settings: Settings, seconds: float, pull: Pull) -> Pulled:
+        """Pull `g` `[m, n]` back, for `seconds` at most."""
 
     @abc.abstractmethod
-    def interpolate(self, t: float) -> Array:
+    def interpolate(self, t: float) -> Tensor:
         """y(t) `[n]`, in the session's own increasing time."""
 
 
@@ -175,63 +185,60 @@ class Local(Session):
             there = self.jl.place_of(place.kind, place.index)
             self.field = self.jl.field_of(there, *head, *(at[name] for name in NAMES))
         else:
-            numbers = setup.n, setup.p, int(setup.sign), *native.addresses(wanted), poll()
-            there = np.array(numbers, dtype=np.int64)
-            self.field = self.jl.native_of(setup.type, there.ctypes.data, setup.fused)
+            there = TEN(setup.n, setup.p, int(setup.sign), *native.addresses(wanted), poll())
+            self.field = self.jl.native_of(setup.type, ctypes.addressof(there), setup.fused)
         self.solved: Any = None
-        self.room: Array | None = None  # of what Julia keeps: it lives as long as `solved`
+        self.room: Tensor | None = None  # of what Julia keeps: it lives as long as `solved`
 
     def forward(
-        self, z: Array, first: Array | None, settings: Settings, keep: Keep, lead: int
-    ) -> Solved | None:
-        setup, at, packed = self.setup, self.place.address, settings.packed()
-        rows = self.place.empty((len(setup.times), setup.n), setup.type)
-        last, told = self.place.empty((setup.n,), setup.type), np.empty(TOLD)
-        start = 0 if first is None else at(first)
+        self, z: Tensor, first: Tensor | None, settings: Settings, seconds: float, keep: Keep,
+        lead: int,
+    ) -> Solved | None:  # fmt: skip
+        setup, place, packed = self.setup, self.place, settings.packed
+        rows = place.empty(len(setup.times), setup.n, dtype=z.dtype)
+        last, told = place.empty(setup.n, dtype=z.dtype), (ctypes.c_double * TOLD)()
         kind = (setup.type, setup.n, keep.keep)
-        most = ROOM // np.dtype(setup.type).itemsize
-        self.room = np.empty(min(_taped.get(kind, 0) * 5 // 4, most), setup.type)
+        room = min(_taped.get(kind, 0) * 5 // 4, ROOM // z.itemsize)
+        self.room = torch.empty(room, dtype=z.dtype)
         prepare = 0 if self.native is None else self.native.renewed()
-        where = np.array(
-            [
-                at(z), start, setup.times.ctypes.data, len(setup.times), packed.ctypes.data,
-                len(packed), keep.slots, keep.marks.ctypes.data, len(keep.marks), at(rows), lead,
-                at(last), told.ctypes.data, prepare, self.room.ctypes.data, len(self.room),
-            ], dtype=np.int64,
+        where = SIXTEEN(
+            z.data_ptr(), 0 if first is None else first.data_ptr(), setup.times.data_ptr(),
+            len(setup.times), packed.data_ptr(), len(packed), keep.slots, keep.marks.data_ptr(),
+            len(keep.marks), rows.data_ptr(), lead, last.data_ptr(), ctypes.addressof(told),
+            prepare, self.room.data_ptr(), room,
         )  # fmt: skip
         self.solved = self._call(
-            self.jl.forward_at, self.field, settings.solver, keep.keep, where.ctypes.data,
-            time.time() + settings.seconds,
+            self.jl.forward_at, self.field, settings.solver, keep.keep, ctypes.addressof(where),
+            time.time() + seconds,
         )  # fmt: skip
         if self.solved is None:
             return None
         ended = told[0] == 1 or self._call(self.jl.words, self.solved)
         report, trouble, counts, _ = _said(told, ended)
         if keep.keep in TAPED:
-            _taped[kind] = report.bytes // self.room.itemsize
+            _taped[kind] = report.bytes // z.itemsize
         return Solved(rows, report, trouble, last, counts)
 
-    def gradient(self, g: Array, settings: Settings, pull: Pull) -> Pulled:
-        setup, at, packed = self.setup, self.place.address, settings.packed()
-        lam = self.place.empty((setup.n,), setup.type)
-        params = self.place.empty((setup.p,), setup.type)
-        told = np.empty(TOLD + len(setup.times))
-        where = np.array(
-            [at(g), packed.ctypes.data, len(packed), at(lam), at(params), told.ctypes.data],
-            dtype=np.int64,
-        )
+    def gradient(self, g: Tensor, settings: Settings, seconds: float, pull: Pull) -> Pulled:
+        setup, place, packed = self.setup, self.place, settings.packed
+        lam = place.empty(setup.n, dtype=g.dtype)
+        params = place.empty(setup.p, dtype=g.dtype)
+        told = (ctypes.c_double * (TOLD + len(setup.times)))()
+        where = SIX(
+            g.data_ptr(), packed.data_ptr(), len(packed), lam.data_ptr(), params.data_ptr(),
+            ctypes.addressof(told),
+        )  # fmt: skip
         ended = self._call(
-            self.jl.gradient_at, self.solved, pull.kind, settings.solver, where.ctypes.data,
-            pull.resync, pull.seminorm, pull.quad_rtol, pull.quad_atol,
-            time.time() + settings.seconds,
+            self.jl.gradient_at, self.solved, pull.kind, settings.solver, ctypes.addressof(where),
+            pull.resync, pull.seminorm, pull.quad_rtol, pull.quad_atol, time.time() + seconds,
         )  # fmt: skip
         report, trouble, counts, (estimate, peak, jumps) = _said(told, ended)
-        drift = told[TOLD : TOLD + int(jumps)].tolist()
+        drift = told[TOLD : TOLD + int(jumps)]
         return Pulled(lam, params, report, trouble, drift, estimate, int(peak), counts)
 
-    def interpolate(self, t: float) -> Array:
-        row = self.place.empty((self.setup.n,), self.setup.type)
-        self._call(self.jl.interpolate_at, self.solved, t, self.place.address(row), math.inf)
+    def interpolate(self, t: float) -> Tensor:
+        row = self.place.empty(self.setup.n, dtype=getattr(torch, self.setup.type))
+        self._call(self.jl.interpolate_at, self.solved, t, row.data_ptr(), math.inf)
         return row
 
     def _call(self, function: Any, *args: Any) -> Any:
@@ -258,7 +265,7 @@ class Local(Session):
 def _said(told: Any, ended: Any) -> tuple[Report, Trouble, Counts, tuple[float, float, float]]:
     """What Julia said of one direction; `ended`: in words, where it did not end well."""
     code, what = ("Success", "") if told[0] == 1 else ended
-    _, t, dt, top, accepted, rejected, size, forced, worst, *rest = told[:TOLD].tolist()
+    _, t, dt, top, accepted, rejected, size, forced, worst, *rest = told[:TOLD]
     when, index, count, nfe, nvjp, njac, plain, *others = rest
     report = Report(code, t, dt, top, int(accepted), int(rejected), int(size), int(forced), worst)
     counts = Counts(int(nfe), int(nvjp), int(njac), int(plain))

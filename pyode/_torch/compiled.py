@@ -45,6 +45,12 @@ class Compiled:
         self.places = tuple(i for i, _ in pairs)  # of the parameters among the tensors
         self.params = tuple(j for _, j in pairs)  # and which parameters they are
 
+    def again(self, field: Field) -> Compiled:
+        """The same of another solve."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, field=field)
+        return made
+
     def evaluate(self, i: int, t: Tensor, y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """F as part of a program."""
         return self.graph(t.to(self.field.layout.real), y, tensors)

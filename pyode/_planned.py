@@ -1,0 +1,113 @@
+"""Running a plan: once by `solve`, or again and again with what was found out about f."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from ._autograd import autocast_dtype, refuse_transforms, run
+from ._engine import Plan, Result
+from ._errors import InputError, Outcome, SolveError
+from ._seen import Seen
+from ._solution import Solution
+from ._state import Layout, check_finite, layout_of
+from ._stats import SolveStats
+
+
+@dataclasses.dataclass(eq=False)
+class Known:
+    """When what was found out for a plan still holds, and how to find it out again."""
+
+    anew: Callable[[Any], tuple[Plan, Tensor]]
+    f: Seen
+    version: int  # of the tensor of times
+    cast: torch.dtype | None  # what autocast cast to
+
+    @classmethod
+    def of(cls, plan: Plan, anew: Callable[[Any], tuple[Plan, Tensor]]) -> Known:
+        seen, ts = Seen(plan.field.f), plan.times.tensor
+        seen.opaque |= ts.is_inference()  # it has no version
+        cast = autocast_dtype(plan.layout.device)
+        return cls(anew, seen, -1 if seen.opaque else ts._version, cast)
+
+    def holds(self, plan: Plan, needs: frozenset[str]) -> bool:
+        """Whether f and the times are what they were, and the same gradients are wanted."""
+        alike = needs == plan.needs and autocast_dtype(plan.layout.device) == self.cast
+        return alike and self.f.same and plan.times.tensor._version == self.version
+
+
+def again(plan: Plan, y0: Any, throw: bool) -> Solution:
+    """`Plan.solve`."""
+    if plan.known is None:
+        raise InputError("this plan is of one solve. Pass its arguments to pyode.plan for others.")
+    refuse_transforms("solve", *tree_leaves(y0))
+    flat = _checked(y0, plan.layout)
+    needs = plan.needs - {"y0"}
+    if torch.is_grad_enabled() and flat.requires_grad:
+        needs |= {"y0"}
+    if not torch.is_grad_enabled():
+        needs = frozenset()
+    if not plan.known.holds(plan, needs):
+        return finished(*plan.known.anew(y0), throw)
+    mine = object.__new__(type(plan))
+    mine.__dict__.update(plan.__dict__, field=plan.field.again(), stats=SolveStats(), known=None)
+    return finished(mine, flat, throw)
+
+
+def _checked(y0: Any, layout: Layout) -> Tensor:
+    """The state as a vector, if it is one like the plan's."""
+    plain = layout.single and type(y0) is Tensor and y0.layout is torch.strided
+    if plain and (y0.shape, y0.dtype, y0.device) == (layout.shapes[0], layout.dtype, layout.device):
+        check_finite("y0", y0)
+    elif vars(got := layout_of(y0)) != vars(layout):
+        raise InputError(
+            f"`y0` got {_described(got)}, and the plan is for {_described(layout)}. Pass a state "
+            "like that, or make a plan for this one."
+        )
+    return flattened(layout, y0)
+
+
+def _described(layout: Layout) -> str:
+    shapes = ", ".join(str(list(shape)) for shape in layout.shapes)
+    inside = "a tensor" if layout.single else f"{layout.spec.type.__name__} of tensors"
+    return f"{inside} of shape {shapes}, {layout.dtype} on {layout.device}"
+
+
+def flattened(layout: Layout, y0: Any) -> Tensor:
+    """The state as a vector `[n]` that autograd may see."""
+    flat = layout.flatten(y0)
+    seen = torch.is_inference_mode_enabled() or not flat.is_inference()
+    return flat if seen else flat.clone()
+
+
+def finished(plan: Plan, flat: Tensor, throw: bool) -> Solution:
+    """Run a plan; the solution, or with `throw` the error that ended it."""
+    try:
+        ys, result = run(plan, flat, plan.times.tensor)
+    except SolveError as err:
+        partial = err.__dict__.pop("partial", None)
+        if partial is None:
+            raise
+        err.solution = _solution(plan, partial.ys, partial)
+        if throw:
+            raise
+        return err.solution
+    return _solution(plan, ys, result)
+
+
+def _solution(plan: Plan, ys: Tensor, result: Result) -> Solution:
+    layout, times = plan.layout, plan.times
+    plain = layout.single and not layout.dtype.is_complex
+    tree = ys.view(len(ys), *layout.shapes[0]) if plain else layout.unflatten_rows(ys)
+    if result.outcome is Outcome.success:
+        at = times.values[-1]
+    else:
+        at = result.failure.t if result.failure is not None else times.values[0]
+    return Solution(
+        times.tensor, tree, plan.stats, result.outcome, plan, result.dense, float(at or 0.0)
+    )

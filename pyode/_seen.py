@@ -1,0 +1,166 @@
+"""What a function can read, remembered: whether anything of it is another now."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DEPTH, MOST = 12, 2000  # how far is looked, and entries from which evaluating f is as cheap
+_NOTHING = object()
+# they hold nothing that could change without their being another object
+FIXED = (
+    type(None), str, bytes, int, float, complex, bool, type, types.ModuleType, types.CodeType,
+    types.BuiltinFunctionType, torch.dtype, torch.device, torch.layout, range, slice,
+)  # fmt: skip
+DESCRIPTORS = (
+    types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType,
+    types.MethodDescriptorType, types.ClassMethodDescriptorType,
+)  # fmt: skip
+LIBRARIES = frozenset(("torch", "builtins", "abc", "typing", "functools"))
+
+
+class Seen:
+    """Tensors, modules, attributes, functions, closure cells and globals that f can reach, by
+    identity.
+
+    Of what changes in its place: whether tensors require grad and where their numbers are, the
+    versions of those of integers or truth values, and how long containers are. `opaque`: something
+    cannot be looked into.
+    """
+
+    def __init__(self, f: Callable[..., Any]):
+        self.opaque = False
+        self.empty: list[Any] = []  # containers
+        self.full: list[tuple[Any, Callable[[], Any], tuple[Any, ...]]] = []  # with their parts
+        self.globals: list[tuple[dict[str, Any], str, Any]] = []
+        self.cells: list[tuple[Any, Any]] = []
+        self.tensors: list[tuple[Tensor, bool, int]] = []  # address of the numbers
+        self.counters: list[tuple[Tensor, int]] = []  # version
+        self._known: set[int] = set()
+        self._look(f, DEPTH)
+        self.opaque |= len(self.globals) + sum(len(then) for *_, then in self.full) > MOST
+
+    @property
+    def same(self) -> bool:
+        """Whether all of it is what it was; False where something is opaque."""
+        if self.opaque or any(self.empty):
+            return False
+        try:
+            return (
+                all(x.requires_grad == r and x.data_ptr() == a for x, r, a in self.tensors)
+                and all(cell.cell_contents is value for cell, value in self.cells)
+                and all(x.get(name, _NOTHING) is value for x, name, value in self.globals)
+                and all(len(x) == len(then) for x, _, then in self.full)
+                and all(all(map(operator.is_, parts(), then)) for _, parts, then in self.full)
+                and all(x._version == version for x, version in self.counters)
+            )
+        except ValueError:  # a cell that is empty now
+            return False
+
+    def _look(self, x: Any, depth: int) -> None:
+        if isinstance(x, FIXED) or id(x) in self._known:
+            return
+        if depth < 0:
+            self.opaque = True
+            return
+        self._known.add(id(x))
+        if isinstance(x, Tensor):
+            self._tensor(x)
+        elif isinstance(x, torch.nn.Module):
+            for module in x.modules():  # however deep
+                self._known.add(id(module))
+                self._mapping(vars(module), depth)
+                self._class(type(module), depth)
+        elif isinstance(x, functools.partial):
+            self._several((x.func, *x.args, *x.keywords.values()), depth)
+        elif isinstance(x, types.MethodType):
+            self._several((x.__self__, x.__func__), depth)
+        elif isinstance(x, types.FunctionType):
+            self._function(x, depth)
+        elif isinstance(x, dict):
+            self._mapping(x, depth)
+        elif isinstance(x, (tuple, frozenset)):
+            self._several(x, depth)
+        elif isinstance(x, (list, set)):
+            self._container(x, x.__iter__, depth)
+        elif type(getattr(x, "__dict__", None)) is dict and not hasattr(type(x), "__slots__"):
+            self._mapping(x.__dict__, depth)
+            self._class(type(x), depth)
+        else:
+            self.opaque = True
+
+    def _several(self, parts: Any, depth: int) -> None:
+        for part in parts:
+            self._look(part, depth - 1)
+
+    def _mapping(self, x: Mapping[Any, Any], depth: int) -> None:
+        self._container(x, x.values, depth)
+
+    def _container(self, x: Any, parts: Callable[[], Any], depth: int) -> None:
+        then = tuple(parts())
+        if then:
+            self.full.append((x, parts, then))
+        else:
+            self.empty.append(x)
+        self._several(then, depth)
+
+    def _class(self, kind: type, depth: int) -> None:
+        """The methods and attributes of a class, and of those it is derived from."""
+        for part in kind.__mro__:
+            if id(part) in self._known or _library(part):
+                continue
+            self._known.add(id(part))
+            own = vars(part)
+            self.full.append((own, own.values, tuple(own.values())))
+            for key, value in own.items():
+                method = value.fget if isinstance(value, property) else value
+                method = getattr(method, "__func__", method)  # of a static or class method
+                if isinstance(method, types.FunctionType) or not (
+                    key.startswith("_") or isinstance(method, DESCRIPTORS)
+                ):
+                    self._look(method, depth - 1)
+
+    def _tensor(self, x: Tensor) -> None:
+        counted = not (x.is_floating_point() or x.is_complex())
+        plain = x.layout is torch.strided and type(x) in (Tensor, torch.nn.Parameter)
+        if not plain or (counted and x.is_inference()):
+            self.opaque = True  # it has no address, or no version
+            return
+        self.tensors.append((x, x.requires_grad, x.data_ptr()))
+        if counted:
+            self.counters.append((x, x._version))
+
+    def _function(self, f: types.FunctionType, depth: int) -> None:
+        if _library(f):
+            return
+        for cell in f.__closure__ or ():
+            try:
+                value = cell.cell_contents
+            except ValueError:  # a cell that is still empty
+                self.opaque = True
+                continue
+            self.cells.append((cell, value))
+            self._look(value, depth - 1)
+        self._several(f.__defaults__ or (), depth)
+        self._several((f.__kwdefaults__ or {}).values(), depth)
+        self._look(getattr(f, "__wrapped__", None), depth - 1)
+        codes = [f.__code__]
+        while codes:
+            code = codes.pop()
+            codes.extend(c for c in code.co_consts if isinstance(c, types.CodeType))
+            for name in code.co_names:
+                value = f.__globals__.get(name, _NOTHING)
+                if value is not _NOTHING and not isinstance(value, types.ModuleType):
+                    self.globals.append((f.__globals__, name, value))
+                    self._look(value, depth - 1)
+
+
+def _library(x: Any) -> bool:
+    """Whether a class or function is of a library that nobody changes while f is used."""
+    return (x.__module__ or "").partition(".")[0] in LIBRARIES

@@ -1,0 +1,255 @@
+"""Solving again and again with a plan: what `solve` gives, and nothing stale."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import pyode
+
+F64 = torch.float64
+TS = torch.linspace(0, 1, 6, dtype=F64)
+JULIA = pytest.param("julia", marks=pytest.mark.julia)
+SCALE = 1.0
+
+
+def helper(y):
+    return SCALE * y
+
+
+class Options:
+    def __init__(self):
+        self.damping = 0.5
+
+
+class Slotted:
+    __slots__ = ("damping",)
+
+    def __init__(self):
+        self.damping = 0.5
+
+
+class Field(nn.Module):
+    gain = 1.0
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)).to(F64)
+        self.rate = 0.3
+        self.options, self.weights = Options(), [1.0, 2.0]
+        self.register_buffer("shift", torch.ones(2, dtype=F64))
+
+    def forward(self, t, y):
+        out = self.net(y) * self.weights[1] - self.rate * y + self.shift
+        out = out if self.training else 2 * out
+        return helper(out) * self.gain * self.options.damping
+
+
+def start(seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(4, 2, dtype=F64).requires_grad_()
+
+
+def gradient(sol, f, y0):
+    loss = (sol.ys**2).sum()
+    inputs = [y0, *(p for p in f.parameters() if p.requires_grad)]
+    return [sol.ys.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+@pytest.fixture
+def anew(monkeypatch):
+    """How often everything was found out again."""
+    from pyode import _api
+
+    calls, plan = [], _api._plan
+    monkeypatch.setattr(_api, "_plan", lambda *args: calls.append(args) or plan(*args))
+    return calls
+
+
+@pytest.mark.parametrize(
+    "engine", ["torch", pytest.param(pyode.Torch(compile=True), id="compiled"), JULIA]
+)
+@pytest.mark.parametrize("adjoint", [pyode.Discrete(), pyode.Interpolating()], ids=repr)
+def test_same_as_solve(engine, adjoint, anew):
+    f, options = Field(), {"adjoint": adjoint, "engine": engine}
+    plan = pyode.plan(f, start(), TS, **options)
+    pairs = [(start(seed), plan.solve(y0 := start(seed)), y0) for seed in range(3)]
+    assert len(anew) == 1
+    for same, sol, y0 in pairs:  # of solves that wait for one another's backward pass
+        full = pyode.solve(f, same, TS, **options)
+        for got, wanted in zip(gradient(sol, f, y0), gradient(full, f, same), strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+        assert sol.stats.forward.accepted == full.stats.forward.accepted
+        assert abs(sol.stats.forward.nfe - full.stats.forward.nfe) <= 1
+        assert sol.stats.backward.nvjp == full.stats.backward.nvjp > 0
+
+
+def freeze(f):
+    f.net[0].weight.requires_grad_(False)
+
+
+def replace(f):
+    f.net[2] = nn.Linear(8, 2).to(F64)
+
+
+def reparametrise(f):
+    f.net[0].weight = nn.Parameter(torch.full((8, 2), 0.1, dtype=F64))
+
+
+def hook(f):
+    f.net[0].register_forward_hook(lambda module, args, out: 2 * out)
+
+
+CHANGES = {
+    "attribute": lambda f: setattr(f, "rate", 0.7),
+    "an object's attribute": lambda f: setattr(f.options, "damping", 0.1),
+    "list": lambda f: f.weights.__setitem__(1, 0.5),
+    "mode": lambda f: f.eval(),
+    "buffer": lambda f: setattr(f, "shift", torch.zeros(2, dtype=F64)),
+    "frozen": freeze,
+    "module": replace,
+    "parameter": reparametrise,
+    "hook": hook,
+    "data": lambda f: setattr(f.net[0].weight, "data", f.net[0].weight.data * 2),
+    "class": lambda f: setattr(Field, "gain", 1.5),
+    "global": lambda f: globals().__setitem__("SCALE", 0.25),
+    "a function": lambda f: globals().__setitem__("helper", lambda y: 3 * y),
+}
+
+
+@pytest.mark.parametrize("engine", ["torch", JULIA])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_f_reads_has_changed(change, engine, anew, monkeypatch):
+    monkeypatch.setattr(Field, "gain", 1.0)
+    for name in ("SCALE", "helper"):
+        monkeypatch.setitem(globals(), name, globals()[name])
+    f, y0 = Field(), start()
+    plan = pyode.plan(f, y0, TS, engine=engine)
+    before = plan.solve(y0)
+    assert len(anew) == 1
+    change(f)
+    sol, full = plan.solve(y0), pyode.solve(f, y0, TS, engine=engine)
+    assert len(anew) == 3
+    if change is not freeze:
+        assert not torch.allclose(before.ys, sol.ys)
+    for got, wanted in zip(gradient(sol, f, y0), gradient(full, f, y0), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_a_closure(anew):
+    rate, known = torch.tensor(0.5, dtype=F64, requires_grad=True), 1.0
+
+    def f(t, y):
+        return -rate * known * y
+
+    y0 = start()
+    plan = pyode.plan(f, y0, TS)
+    plan.solve(y0)
+    assert len(anew) == 1
+    known = 2.0
+    ys = plan.solve(y0).ys
+    assert len(anew) == 2
+    torch.testing.assert_close(ys[-1], y0 * torch.exp(-2 * rate), rtol=1e-3, atol=1e-6)
+    rate = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    plan.solve(y0).ys.sum().backward()
+    assert rate.grad is not None
+
+
+def test_what_cannot_be_looked_into_is_found_out_each_time(anew):
+    f = Field()
+    f.options = Slotted()
+    plan = pyode.plan(f, start(), TS)
+    before = plan.solve(start()).ys
+    f.options.damping = 0.1
+    assert not torch.allclose(before, plan.solve(start()).ys)
+    assert len(anew) == 3
+
+
+@pytest.mark.parametrize("engine", ["torch", JULIA])
+def test_training_with_a_plan(engine):
+    """An optimiser writes into the parameters: nothing is found out again, nothing is stale."""
+
+    def losses(planned):
+        f, y0 = Field(), start()
+        plan = pyode.plan(f, y0, TS, engine=engine)
+        optimiser, out = torch.optim.Adam(f.parameters(), 0.05), []
+        for _ in range(5):
+            optimiser.zero_grad()
+            sol = plan.solve(y0) if planned else pyode.solve(f, y0, TS, engine=engine)
+            loss = (sol.ys**2).mean()
+            loss.backward()
+            optimiser.step()
+            out.append(loss.item())
+        return out
+
+    assert losses(True) == pytest.approx(losses(False), rel=1e-9)
+
+
+def test_other_gradients_than_planned(anew):
+    f, y0 = Field(), start()
+    plan = pyode.plan(f, y0, TS)
+    with torch.no_grad():
+        assert not plan.solve(y0).ys.requires_grad
+    sol = plan.solve(y0.detach())
+    assert len(anew) == 3
+    assert sol.ys.requires_grad
+    with torch.no_grad():
+        plan = pyode.plan(f, y0, TS)
+        plan.solve(y0)
+    assert len(anew) == 4
+    gradient(plan.solve(y0), f, y0)
+
+
+def test_times_that_are_learnt(anew):
+    ts, y0 = TS.clone().requires_grad_(), start()
+    plan = pyode.plan(Field(), y0, ts)
+    plan.solve(y0).ys.sum().backward()
+    assert ts.grad is not None
+    assert len(anew) == 1
+    with torch.no_grad():
+        ts[-1] = 0.9
+    sol = plan.solve(y0)
+    assert sol.plan.times.values[-1] == pytest.approx(0.9)
+
+
+def test_autocast_is_not_what_it_was(anew):
+    f = Field().float()
+    y0 = start().float().detach()
+    plan = pyode.plan(f, y0, TS)
+    with torch.autocast("cpu", torch.bfloat16):
+        plan.solve(y0)
+    assert len(anew) == 2
+
+
+def test_states_that_are_not_the_plans():
+    y0 = start()
+    plan = pyode.plan(Field(), y0, TS)
+    for wrong, words in (
+        (y0[:2], r"\[2, 2\].*plan is for a tensor of shape \[4, 2\]"),
+        (y0.float(), "float32.*float64"),
+        ((y0,), "tuple of tensors"),
+    ):
+        with pytest.raises(pyode.InputError, match=words):
+            plan.solve(wrong)
+    with pytest.raises(pyode.NonFiniteError, match="`y0` holds NaN"):
+        plan.solve(torch.full_like(y0, torch.nan))
+    with pytest.raises(pyode.InputTypeError, match="float"):
+        plan.solve(1.0)
+    with pytest.raises(pyode.InputError, match=r"pyode\.plan"):
+        plan.solve(y0).plan.solve(y0)
+
+
+def test_trees_and_failures():
+    y0 = {"a": start()[0], "b": start()[1:]}
+    plan = pyode.plan(lambda t, y: {"a": -y["a"], "b": y["b"] ** 2}, y0, TS)
+    full = pyode.solve(plan.field.f, y0, TS)
+    torch.testing.assert_close(plan.solve(y0).ys, full.ys, rtol=0, atol=0)
+    large = {"a": y0["a"], "b": 100 * y0["b"].abs()}
+    with pytest.raises(pyode.SolveError) as caught:
+        plan.solve(large)
+    sol = plan.solve(large, throw=False)
+    assert not sol.success
+    assert caught.value.solution.result is sol.result
+    assert dataclasses.asdict(plan.stats.forward)["nfe"] == 0
