@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from . import fusion
 from .scratch import keep_scratch
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -167,11 +168,11 @@ def _options(config: Any, graph: GraphModule) -> dict[str, Any]:
     A sum over two or three inputs of a small layer stays a sum of its own: unrolled into what
     follows it, it would keep that (a tanh, say) from using vector instructions. Where all tensors
     are small, what is read twice is written once: Inductor would compute it again for every reader,
-    an activation for each of the next layer's outputs. Products and sums are contracted (one
-    rounding for two). Sizes and strides of inputs are those of the examples: Dynamo's guards and
-    the loop see to it. What a library call gives is looked at where calls take much longer than the
-    look. Nothing is laid out channels last for a convolution: norms lose more by it than it
-    gains.
+    an activation for each of the next layer's outputs. Where they are large, loops that share next
+    to nothing stay apart. Products and sums are contracted (one rounding for two). Sizes and
+    strides of inputs are those of the examples: Dynamo's guards and the loop see to it. What a
+    library call gives is looked at where calls take much longer than the look. Nothing is laid out
+    channels last for a convolution: norms lose more by it than it gains.
     """
     from torch._inductor.lowering import fallbacks
 
@@ -187,6 +188,9 @@ def _options(config: Any, graph: GraphModule) -> dict[str, Any]:
     }
     if _largest(graph) <= NEAR:
         wanted |= {"realize_opcount_threshold": 12, "realize_reads_threshold": 0}
+    elif _known(config, "inductor_choices_class"):
+        wanted["inductor_choices_class"] = fusion.near()
+        wanted["score_fusion_memory_threshold"] = fusion.LEAST
     return {key: value for key, value in wanted.items() if _known(config, key)}
 
 
