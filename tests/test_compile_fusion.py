@@ -13,7 +13,7 @@ from pyode._torch import fusion, inductor
 
 
 def fn(a: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-    """As in the transpose of a step: products, each copied for one more, and a sum of their sums."""
+    """As in the transpose of a step: products, each copied for one more, and a sum of sums."""
     p = a @ w
     q = p.tanh() @ w
     r = q.tanh() @ w
