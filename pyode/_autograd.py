@@ -105,9 +105,11 @@ def _check_cotangent(plan: Plan, grad_ys: Tensor) -> None:
 def _check_gradient(plan: Plan, tape: Any, grad_ys: Tensor, grads: Grads) -> None:
     """A gradient that is not finite is a failure, not a result."""
     field = plan.field
-    found = [grads.y0, *([] if grads.ts is None else [grads.ts]), *grads.params]
-    if math.isfinite(_size(found, grads.y0.device)):
+    ends = [grads.y0, *([] if grads.ts is None else [grads.ts])]
+    few = [*ends, grads.together] if grads.together is not None else [*ends, *grads.params]
+    if math.isfinite(_size(few, grads.y0.device)):
         return
+    found = [*ends, *grads.params]
     names = ["y0", *([] if grads.ts is None else ["ts"])]
     names += [name_of_tensor(field.f, p) for p in field.params]
     for name, g in zip(names, found, strict=True):
@@ -128,8 +130,10 @@ def _check_gradient(plan: Plan, tape: Any, grad_ys: Tensor, grads: Grads) -> Non
 
 
 def _size(found: list[Tensor], device: torch.device) -> float:
-    """The sum of the tensors' norms: not finite if an entry is not. One host sync."""
+    """The sum of the tensors' norms, or sums: not finite if an entry is not. One host sync."""
     first = found[0]
+    if len(found) < 4 and first.device.type == "cpu":
+        return sum(float(x.sum()) for x in found)
     if all(x.device == first.device and x.dtype == first.dtype for x in found):
         each = torch._foreach_norm(found)  # type: ignore[attr-defined]
         if first.device.type == "cpu":

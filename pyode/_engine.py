@@ -119,11 +119,15 @@ class Result:
 
 @dataclasses.dataclass(eq=False)
 class Grads:
-    """Cotangents of the inputs: y0 `[n]`, ts `[m]` or None, one per parameter."""
+    """Cotangents of the inputs: y0 `[n]`, ts `[m]` or None, one per parameter.
+
+    `together`: what the parameters' are views of, where they are of one vector.
+    """
 
     y0: Tensor
     ts: Tensor | None
     params: list[Tensor]
+    together: Tensor | None = None
 
 
 class Engine(abc.ABC):

@@ -197,7 +197,7 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     if scale != 1.0:
         lam0, params = lam0.mul_(scale), params.mul_(scale)
     grads = field.split_params(params) if field.params else []
-    return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads)
+    return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads, params)
 
 
 def _count(stats: Stats, report: Report, counts: Counts) -> None:
