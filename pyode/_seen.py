@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -66,7 +67,7 @@ class Seen:
     def _look(self, x: Any, depth: int) -> None:
         if isinstance(x, FIXED) or id(x) in self._known:
             return
-        if depth < 0:
+        if depth < 0 or len(self.full) > MOST:
             self.opaque = True
             return
         self._known.add(id(x))
@@ -154,13 +155,26 @@ class Seen:
         while codes:
             code = codes.pop()
             codes.extend(c for c in code.co_consts if isinstance(c, types.CodeType))
-            for name in code.co_names:
-                value = f.__globals__.get(name, _NOTHING)
-                if value is not _NOTHING and not isinstance(value, types.ModuleType):
-                    self.globals.append((f.__globals__, name, value))
-                    self._look(value, depth - 1)
+            self._named(f.__globals__, code.co_names, depth)
+
+    def _named(self, known: dict[str, Any], names: tuple[str, ...], depth: int) -> None:
+        """Globals of those names; of modules among them, what has one of the names there."""
+        for name in names:
+            value = known.get(name, _NOTHING)
+            if isinstance(value, types.ModuleType):
+                if depth > 0 and not _installed(value):
+                    self._named(vars(value), names, depth - 1)
+            elif value is not _NOTHING:
+                self.globals.append((known, name, value))
+                self._look(value, depth - 1)
 
 
 def _library(x: Any) -> bool:
     """Whether a class or function is of a library that nobody changes while f is used."""
     return (x.__module__ or "").partition(".")[0] in LIBRARIES
+
+
+def _installed(x: types.ModuleType) -> bool:
+    """Whether a module is Python's own or was installed with a package."""
+    top = x.__name__.partition(".")[0]
+    return top in sys.stdlib_module_names or "-packages" in (getattr(x, "__file__", None) or "")

@@ -1,6 +1,7 @@
 """Solving again and again with a plan: what `solve` gives, and nothing stale."""
 
 import dataclasses
+import types
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ F64 = torch.float64
 TS = torch.linspace(0, 1, 6, dtype=F64)
 JULIA = pytest.param("julia", marks=pytest.mark.julia)
 SCALE = 1.0
+settings = types.ModuleType("settings")
+vars(settings).update(FACTOR=1.0)
 
 
 def helper(y):
-    return SCALE * y
+    return settings.FACTOR * SCALE * y
 
 
 class Options:
@@ -115,6 +118,7 @@ CHANGES = {
     "data": lambda f: setattr(f.net[0].weight, "data", f.net[0].weight.data * 2),
     "class": lambda f: setattr(Field, "gain", 1.5),
     "global": lambda f: globals().__setitem__("SCALE", 0.25),
+    "a module's global": lambda f: setattr(settings, "FACTOR", 0.5),
     "a function": lambda f: globals().__setitem__("helper", lambda y: 3 * y),
 }
 
@@ -123,6 +127,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_what_f_reads_has_changed(change, engine, anew, monkeypatch):
     monkeypatch.setattr(Field, "gain", 1.0)
+    monkeypatch.setattr(settings, "FACTOR", 1.0)
     for name in ("SCALE", "helper"):
         monkeypatch.setitem(globals(), name, globals()[name])
     f, y0 = Field(), start()
