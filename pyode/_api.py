@@ -112,14 +112,21 @@ def plan(f: Callable[..., Any], y0: Any, ts: Any, **options: Any) -> Plan:
     Cost: one evaluation of f; with engine 'julia', of the first plan, f's translation.
     """
     check_options("plan", options, ARGUMENTS)
-    values = {**ARGUMENTS, **options}.values()
+    values = {**ARGUMENTS, **options}
+    for name in ("params", "tstops", "jumps"):  # of which some can be read only once
+        if isinstance(values[name], Iterable) and not isinstance(values[name], Tensor):
+            values[name] = tuple(values[name])
+    if not isinstance(ts, Tensor):
+        read = check_times(ts, layout_of(y0)).tensor
+        if not any(isinstance(t, Tensor) for t in ts):
+            ts = read.clone()  # nobody can write into it
 
     def anew(y0: Any) -> tuple[Plan, Tensor]:
-        return _plan(f, y0, ts, *values)
+        return _plan(f, y0, ts, *values.values())
 
     made = anew(y0)[0]
     made.engine.prepare(made)
-    return dataclasses.replace(made, known=Known.of(made, anew))
+    return dataclasses.replace(made, known=Known.of(made, ts, anew))
 
 
 ARGUMENTS: dict[str, Any] = {

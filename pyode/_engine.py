@@ -61,6 +61,15 @@ class Plan:
 
         return again(self, y0, throw)
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self.known is not None:
+            raise InputError(
+                "a plan to solve with again cannot be copied or pickled: it would solve with the f "
+                "it was made for, not with its copy. Make another with pyode.plan; in a module "
+                "that is copied or saved, leave the plan out (__getstate__), or hold it elsewhere."
+            )
+        return self.__dict__
+
     def with_clock(self, clock: Clock) -> Plan:
         """The same plan, for the direction that this clock is of."""
         plan = object.__new__(type(self))

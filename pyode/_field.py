@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -244,6 +244,8 @@ def check_params(params: Any) -> tuple[Tensor, ...]:
     """The user's own list of parameters, checked; tensors that need no gradient are dropped."""
     if isinstance(params, Tensor):
         raise InputTypeError("`params` got one tensor. Pass a sequence: params=(w,).")
+    if not isinstance(params, Iterable):
+        raise InputTypeError(f"`params` got {params!r}. Pass a sequence of tensors: params=(w,).")
     found = tuple(params)
     for i, p in enumerate(found):
         if not isinstance(p, Tensor):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ._adjoints import Discrete
-from ._errors import InputError
+from ._errors import InputError, InputTypeError
 from ._odeint import Call
 from ._solution import Solution
 
@@ -40,11 +40,23 @@ def odeint_dense(
     Raises:
         InputError, SolveError: as for `odeint`.
     """
-    ends = [torch.as_tensor(t, dtype=torch.float64).reshape(()) for t in (t0, t1)]
+    ends = [_end(name, t) for name, t in (("t0", t0), ("t1", t1))]
+    y0 = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, y0)
     call = dataclasses.replace(
         Call.of(func, y0, ends, rtol, atol, method, options), adjoint=Discrete(memory="steps")
     )
-    return Dense(call, y0, call.solve(y0, call.t))
+    solution = call.solve(y0, call.t)
+    read = solution.plan.field.params
+    return Dense(call, y0, solution, tuple((p, p._version) for p in read if not p.is_inference()))
+
+
+def _end(name: str, t: Any) -> Tensor:
+    try:
+        return torch.as_tensor(t, dtype=torch.float64).reshape(())
+    except (TypeError, ValueError, RuntimeError):
+        raise InputTypeError(
+            f"`{name}` got {str(t)[:60]}. Pass a number, or a tensor of one element."
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -52,18 +64,21 @@ class Dense:
     """`y(t)` of a solve, differentiable in t, y0, t0 and all that f depends on.
 
     Cost: that of the interpolant (`Solution.__call__`), with a replay where steps were not kept;
-    where a gradient is wanted, the steps are taken once more in each call, with their graphs.
+    where a gradient is wanted, the steps are taken once more in each call, with their graphs, by f
+    as it is then.
     """
 
     call: Call
     y0: Any
     solution: Solution
+    params: tuple[tuple[Tensor, int], ...]  # with the versions that were solved with
 
     def __call__(self, t: float | Tensor) -> Any:
         """State at one time, or at several `[k]`.
 
         Raises:
-            InputError: a time outside what was solved; or one twice, whose gradient is wanted.
+            InputError: a time outside what was solved; one twice, whose gradient is wanted; or a
+                gradient is, and f's parameters are not what they were.
         """
         held = self.solution(t.detach() if isinstance(t, Tensor) else t)
         t = torch.as_tensor(t, dtype=torch.float64)
@@ -83,6 +98,12 @@ class Dense:
         nodes = tuple(map(float, self.solution.dense.trajectory.nodes))
         solver = dataclasses.replace(self.call.way.solver, step_size=nodes)
         engine = dataclasses.replace(self.call.engine, watch=None)
-        ys = self.call.solve(self.y0, times, solver=solver, adjoint=Discrete(), engine=engine).ys
+        sol = self.call.solve(self.y0, times, solver=solver, adjoint=Discrete(), engine=engine)
+        now = {id(p) for p in sol.plan.field.params}
+        if any(p._version != version or id(p) not in now for p, version in self.params):
+            raise InputError(
+                "f's parameters have changed since odeint_dense solved: the gradient of that "
+                "solution is gone. Call odeint_dense again, or y(t) under torch.no_grad()."
+            )
         rows = where[2:] if t.ndim else where[2]
-        return pytree.tree_map(lambda y: y[rows.to(y.device)], ys)
+        return pytree.tree_map(lambda y: y[rows.to(y.device)], sol.ys)

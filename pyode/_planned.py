@@ -25,20 +25,29 @@ class Known:
 
     anew: Callable[[Any], tuple[Plan, Tensor]]
     f: Seen
-    version: int  # of the tensor of times
-    cast: torch.dtype | None  # what autocast cast to
+    times: list[tuple[Tensor, int, bool]]  # with their versions, and whether they require grad
+    around: tuple[torch.dtype | None, torch.dtype]  # what autocast cast to, and the default
 
     @classmethod
-    def of(cls, plan: Plan, anew: Callable[[Any], tuple[Plan, Tensor]]) -> Known:
-        seen, ts = Seen(plan.field.f), plan.times.tensor
-        seen.opaque |= ts.is_inference()  # it has no version
-        cast = autocast_dtype(plan.layout.device)
-        return cls(anew, seen, -1 if seen.opaque else ts._version, cast)
+    def of(cls, plan: Plan, ts: Any, anew: Callable[[Any], tuple[Plan, Tensor]]) -> Known:
+        seen = Seen(plan.field.f)
+        given = [t for t in ([ts] if isinstance(ts, Tensor) else ts) if isinstance(t, Tensor)]
+        seen.opaque |= any(t.is_inference() for t in given)  # it has no version
+        times = [] if seen.opaque else [(t, t._version, t.requires_grad) for t in given]
+        return cls(anew, seen, times, _around(plan))
 
     def holds(self, plan: Plan, needs: frozenset[str]) -> bool:
         """Whether f and the times are what they were, and the same gradients are wanted."""
-        alike = needs == plan.needs and autocast_dtype(plan.layout.device) == self.cast
-        return alike and self.f.same and plan.times.tensor._version == self.version
+        alike = needs == plan.needs and _around(plan) == self.around
+        return alike and self.f.same and all(_unchanged(*time) for time in self.times)
+
+
+def _around(plan: Plan) -> tuple[torch.dtype | None, torch.dtype]:
+    return autocast_dtype(plan.layout.device), torch.get_default_dtype()
+
+
+def _unchanged(t: Tensor, version: int, requires_grad: bool) -> bool:
+    return t._version == version and t.requires_grad == requires_grad
 
 
 def again(plan: Plan, y0: Any, throw: bool) -> Solution:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 DEPTH, MOST = 12, 2000  # how far is looked, and entries from which evaluating f is as cheap
+HEAP = 1 << 9  # the flag of classes made by a class statement
 _NOTHING = object()
 # they hold nothing that could change without their being another object
 FIXED = (
@@ -30,9 +31,9 @@ class Seen:
     """Tensors, modules, attributes, functions, closure cells and globals that f can reach, by
     identity.
 
-    Of what changes in its place: whether tensors require grad and where their numbers are, the
-    versions of those of integers or truth values, and how long containers are. `opaque`: something
-    cannot be looked into.
+    Of what changes in its place: whether tensors require grad, where their numbers are and how they
+    lie there, the versions of those of integers or truth values, and what containers hold.
+    `opaque`: something cannot be looked into.
     """
 
     def __init__(self, f: Callable[..., Any]):
@@ -41,7 +42,7 @@ class Seen:
         self.full: list[tuple[Any, Callable[[], Any], tuple[Any, ...]]] = []  # with their parts
         self.globals: list[tuple[dict[str, Any], str, Any]] = []
         self.cells: list[tuple[Any, Any]] = []
-        self.tensors: list[tuple[Tensor, bool, int]] = []  # address of the numbers
+        self.tensors: list[tuple[Tensor, tuple[Any, ...]]] = []
         self.counters: list[tuple[Tensor, int]] = []  # version
         self._known: set[int] = set()
         self._look(f, DEPTH)
@@ -54,7 +55,7 @@ class Seen:
             return False
         try:
             return (
-                all(x.requires_grad == r and x.data_ptr() == a for x, r, a in self.tensors)
+                all(_where(x) == then for x, then in self.tensors)
                 and all(cell.cell_contents is value for cell, value in self.cells)
                 and all(x.get(name, _NOTHING) is value for x, name, value in self.globals)
                 and all(len(x) == len(then) for x, _, then in self.full)
@@ -65,10 +66,13 @@ class Seen:
             return False
 
     def _look(self, x: Any, depth: int) -> None:
-        if isinstance(x, FIXED) or id(x) in self._known:
+        if id(x) in self._known or (isinstance(x, FIXED) and not _own(x)):
             return
         if depth < 0 or len(self.full) > MOST:
             self.opaque = True
+            return
+        if isinstance(x, type):
+            self._class(x, depth)
             return
         self._known.add(id(x))
         if isinstance(x, Tensor):
@@ -85,14 +89,18 @@ class Seen:
         elif isinstance(x, types.FunctionType):
             self._function(x, depth)
         elif isinstance(x, dict):
+            if x:
+                self.full.append((x, x.__iter__, tuple(x)))
             self._mapping(x, depth)
+            self._attributes(x, depth)
         elif isinstance(x, (tuple, frozenset)):
             self._several(x, depth)
+            self._attributes(x, depth)
         elif isinstance(x, (list, set)):
             self._container(x, x.__iter__, depth)
-        elif type(getattr(x, "__dict__", None)) is dict and not hasattr(type(x), "__slots__"):
-            self._mapping(x.__dict__, depth)
-            self._class(type(x), depth)
+            self._attributes(x, depth)
+        elif _plain(type(x)) and type(getattr(x, "__dict__", None)) is dict:
+            self._attributes(x, depth)
         else:
             self.opaque = True
 
@@ -110,6 +118,11 @@ class Seen:
         else:
             self.empty.append(x)
         self._several(then, depth)
+
+    def _attributes(self, x: Any, depth: int) -> None:
+        if type(x).__flags__ & HEAP and type(getattr(x, "__dict__", None)) is dict:
+            self._mapping(x.__dict__, depth)
+            self._class(type(x), depth)
 
     def _class(self, kind: type, depth: int) -> None:
         """The methods and attributes of a class, and of those it is derived from."""
@@ -133,13 +146,11 @@ class Seen:
         if not plain or (counted and x.is_inference()):
             self.opaque = True  # it has no address, or no version
             return
-        self.tensors.append((x, x.requires_grad, x.data_ptr()))
+        self.tensors.append((x, _where(x)))
         if counted:
             self.counters.append((x, x._version))
 
     def _function(self, f: types.FunctionType, depth: int) -> None:
-        if _library(f):
-            return
         for cell in f.__closure__ or ():
             try:
                 value = cell.cell_contents
@@ -150,7 +161,9 @@ class Seen:
             self._look(value, depth - 1)
         self._several(f.__defaults__ or (), depth)
         self._several((f.__kwdefaults__ or {}).values(), depth)
-        self._look(getattr(f, "__wrapped__", None), depth - 1)
+        self._mapping(f.__dict__, depth)
+        if _library(f):  # what it holds may be the user's: torch.func.vmap(net)
+            return
         codes = [f.__code__]
         while codes:
             code = codes.pop()
@@ -172,6 +185,27 @@ class Seen:
 def _library(x: Any) -> bool:
     """Whether a class or function is of a library that nobody changes while f is used."""
     return (x.__module__ or "").partition(".")[0] in LIBRARIES
+
+
+def _where(x: Tensor) -> tuple[Any, ...]:
+    """Where a tensor's numbers are and how they lie there, and whether it requires grad."""
+    return x.requires_grad, x.data_ptr(), x.shape, x.stride(), x.dtype
+
+
+def _plain(kind: type) -> bool:
+    """Whether objects of a class hold what their `__dict__` holds, and nothing else."""
+    written = all(part is object or part.__flags__ & HEAP for part in kind.__mro__)
+    return written and not hasattr(kind, "__slots__")
+
+
+def _own(x: Any) -> bool:
+    """Whether a module or class is the user's, whose attributes may be settings."""
+    if isinstance(x, types.ModuleType):
+        return not _installed(x)
+    if not isinstance(x, type) or not x.__flags__ & HEAP or _library(x):
+        return False
+    module = sys.modules.get(x.__module__)
+    return module is None or not _installed(module)
 
 
 def _installed(x: types.ModuleType) -> bool:

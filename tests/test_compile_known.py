@@ -108,6 +108,18 @@ def test_an_f_gone_wrong_is_said_as_ever():
     same(f, [f.rate])
 
 
+def test_hooks_that_come_and_go():
+    f = nn.Sequential(nn.Linear(2, 2)).to(F64)
+    g = nn.Module()
+    g.net, g.forward = f, lambda t, y: f(y)
+    wanted = list(f.parameters())
+    same(g, wanted)
+    handle = f[0].register_forward_hook(lambda module, args, out: 2 * out)
+    same(g, wanted)
+    handle.remove()
+    same(g, wanted)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # dual_level's own
 def test_a_dual_tensor_is_refused_as_ever():
     f = Scaled()

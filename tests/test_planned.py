@@ -1,6 +1,9 @@
 """Solving again and again with a plan: what `solve` gives, and nothing stale."""
 
+import collections
+import copy
 import dataclasses
+import pickle
 import types
 
 import pytest
@@ -18,7 +21,14 @@ vars(settings).update(FACTOR=1.0)
 
 
 def helper(y):
-    return settings.FACTOR * SCALE * y
+    return settings.FACTOR * SCALE * Settings.LEVEL * helper.order * y
+
+
+helper.order = 1.0
+
+
+class Settings:
+    LEVEL = 1.0
 
 
 class Options:
@@ -42,11 +52,14 @@ class Field(nn.Module):
         self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)).to(F64)
         self.rate = 0.3
         self.options, self.weights = Options(), [1.0, 2.0]
+        self.terms = {"linear": 1.0}
+        self.mix = nn.Parameter(torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=F64))
         self.register_buffer("shift", torch.ones(2, dtype=F64))
 
     def forward(self, t, y):
         out = self.net(y) * self.weights[1] - self.rate * y + self.shift
         out = out if self.training else 2 * out
+        out = (out.unsqueeze(-1) * self.mix).sum(-2) * self.terms.get("linear", 0.5)
         return helper(out) * self.gain * self.options.damping
 
 
@@ -119,6 +132,10 @@ CHANGES = {
     "class": lambda f: setattr(Field, "gain", 1.5),
     "global": lambda f: globals().__setitem__("SCALE", 0.25),
     "a module's global": lambda f: setattr(settings, "FACTOR", 0.5),
+    "data that lie otherwise": lambda f: setattr(f.mix, "data", f.mix.data.t()),
+    "a key": lambda f: f.terms.update(cubic=f.terms.pop("linear")),
+    "another class": lambda f: setattr(Settings, "LEVEL", 0.5),
+    "a function's attribute": lambda f: setattr(helper, "order", 0.5),
     "a function": lambda f: globals().__setitem__("helper", lambda y: 3 * y),
 }
 
@@ -128,6 +145,8 @@ CHANGES = {
 def test_what_f_reads_has_changed(change, engine, anew, monkeypatch):
     monkeypatch.setattr(Field, "gain", 1.0)
     monkeypatch.setattr(settings, "FACTOR", 1.0)
+    monkeypatch.setattr(Settings, "LEVEL", 1.0)
+    monkeypatch.setattr(helper, "order", 1.0)
     for name in ("SCALE", "helper"):
         monkeypatch.setitem(globals(), name, globals()[name])
     f, y0 = Field(), start()
@@ -160,6 +179,43 @@ def test_a_closure(anew):
     rate = torch.tensor(1.0, dtype=F64, requires_grad=True)
     plan.solve(y0).ys.sum().backward()
     assert rate.grad is not None
+
+
+def test_a_function_of_torch_around_a_module(anew):
+    net, y0 = nn.Sequential(nn.Linear(2, 2)).to(F64), start()
+    vectorised = torch.func.vmap(net)  # it says of itself that it is torch's
+    plan = pyode.plan(lambda t, y: vectorised(y), y0, TS)
+    net[0] = nn.Linear(2, 2).to(F64)
+    sol, full = plan.solve(y0), pyode.solve(plan.field.f, y0, TS)
+    for got, wanted in zip(gradient(sol, net, y0), gradient(full, net, y0), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
+def test_an_object_that_holds_more_than_attributes(anew):
+    class Recent(collections.deque):
+        pass
+
+    rates = Recent([0.5])
+    plan = pyode.plan(lambda t, y: -rates[0] * y, start(), TS)
+    plan.solve(start())
+    assert len(anew) == 2
+
+
+def test_arguments_that_can_be_read_once_only():
+    f, y0 = Field(), start()
+    given = {"params": f.parameters(), "tstops": iter([0.3]), "jumps": (t for t in [0.6])}
+    plan = pyode.plan(f, y0, TS, **given)
+    f.rate = 0.7
+    sol = plan.solve(y0)
+    assert (sol.plan.tstops, sol.plan.jumps) == ((0.3,), (0.6,))
+    assert gradient(sol, f, y0)[1].abs().sum() > 0
+
+
+def test_plans_are_not_copied():
+    plan = pyode.plan(Field(), start(), TS)
+    for way in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(pyode.InputError, match="cannot be copied"):
+            way(plan)
 
 
 def test_what_cannot_be_looked_into_is_found_out_each_time(anew):
@@ -217,6 +273,44 @@ def test_times_that_are_learnt(anew):
         ts[-1] = 0.9
     sol = plan.solve(y0)
     assert sol.plan.times.values[-1] == pytest.approx(0.9)
+
+
+def test_times_that_are_learnt_later():
+    ts, f, y0 = TS.clone(), Field(), start()
+    plan = pyode.plan(f, y0, ts)
+    ts.requires_grad_()
+    plan.solve(y0).ys.sum().backward()
+    assert ts.grad is not None
+
+
+def test_an_end_that_is_learnt():
+    end, f, y0 = torch.tensor(1.0, dtype=F64, requires_grad=True), Field(), start()
+    plan = pyode.plan(f, y0, [0.0, end])
+    with torch.no_grad():
+        end.fill_(0.5)
+    sol = plan.solve(y0)
+    sol.ys.sum().backward()
+    torch.testing.assert_close(sol.ys, pyode.solve(f, y0, [0.0, 0.5]).ys, rtol=0, atol=0)
+    assert end.grad is not None
+
+
+def test_times_of_an_array_are_those_planned_with():
+    ts, f = TS.numpy().copy(), Field()
+    plan = pyode.plan(f, start(), ts)
+    ts[-1] = 0.9
+    assert plan.solve(start()).ts[-1] == 1
+    f.rate = 0.7
+    assert plan.solve(start()).ts[-1] == 1
+
+
+def test_the_default_dtype_is_not_what_it_was(anew):
+    plan = pyode.plan(lambda t, y: -y * torch.tensor(0.1), start(), TS)
+    torch.set_default_dtype(F64)
+    try:
+        plan.solve(start())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert len(anew) == 2
 
 
 def test_autocast_is_not_what_it_was(anew):

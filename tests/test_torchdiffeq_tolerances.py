@@ -202,6 +202,24 @@ def test_dense_outputs_refuse():
     assert y(torch.tensor([1.0, 0.3], requires_grad=True)).shape == (2, 2)
 
 
+def test_a_dense_output_is_of_what_was_solved():
+    f, y0 = Net(), torch.linspace(-1.0, 2.0, 6, dtype=F64).view(2, 3)
+    y = pyode.odeint_dense(f, y0, 0.0, 1.0)
+    before = y(0.4).detach()
+    y0.mul_(2)
+    assert torch.equal(y(0.4), before)
+    for change in (lambda: f.w.mul_(1.5), lambda: setattr(f, "w", torch.nn.Parameter(f.w + 0))):
+        with torch.no_grad():
+            change()
+        with pytest.raises(pyode.InputError, match="have changed"):
+            y(0.4)
+        with torch.no_grad():
+            assert torch.equal(y(0.4), before)
+    for ends in ((0.0, None), (torch.zeros(2), 1.0)):
+        with pytest.raises(pyode.InputTypeError, match=r"`t[01]` got"):
+            pyode.odeint_dense(f, y0, *ends)
+
+
 def test_outcomes_are_compared_at_all():
     ours = outcome(pyode, "odeint", rtol=EACH)
     with pytest.raises(AssertionError, match="ys"):

@@ -127,11 +127,12 @@ def _read(graph: Graph, args: tuple[Any, ...], t: Tensor, y: Tensor) -> Captured
 
 
 def _patched() -> Any:
-    """Dynamo set to refuse side effects, where it can be."""
+    """Dynamo set to refuse side effects, and to look at modules' hooks, where it can be."""
     import torch._dynamo.config as config
 
-    known = hasattr(config, "side_effect_replay_policy")
-    return config.patch(side_effect_replay_policy="error") if known else contextlib.nullcontext()
+    wanted = {"side_effect_replay_policy": "error", "skip_nnmodule_hook_guards": False}
+    known = {name: value for name, value in wanted.items() if hasattr(config, name)}
+    return config.patch(known) if known else contextlib.nullcontext()
 
 
 _TRACERS: weakref.WeakKeyDictionary[Any, dict[Any, Tracer]] = weakref.WeakKeyDictionary()

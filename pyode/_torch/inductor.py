@@ -224,6 +224,8 @@ def reason(err: BaseException) -> str:
     """The first line of what torch said."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     text = lines[0] if lines else type(err).__name__
+    if "recompile_limit" in str(err) or type(err).__name__ == "FailOnRecompileLimitHit":
+        text = "it was another f too often, as by a Python number that changes: hold it in a tensor"
     if "side effects" in text:
         text = "f has side effects (it sets attributes, counts or appends), which would be lost"
     if "compiler" in text.lower() and "c++" in text.lower():
