@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from ._autograd import autocast_dtype, refuse_transforms, run
 from ._engine import Plan, Result
 from ._errors import InputError, Outcome, SolveError
+from ._returned import as_built
 from ._seen import Seen
 from ._solution import Solution
 from ._state import Layout, check_finite, layout_of
@@ -27,6 +28,7 @@ class Known:
     f: Seen
     times: list[tuple[Tensor, int, bool]]  # with their versions, and whether they require grad
     around: tuple[torch.dtype | None, torch.dtype]  # what autocast cast to, and the default
+    grad: bool  # whether f's parameters were looked for
 
     @classmethod
     def of(cls, plan: Plan, ts: Any, anew: Callable[[Any], tuple[Plan, Tensor]]) -> Known:
@@ -34,11 +36,12 @@ class Known:
         given = [t for t in ([ts] if isinstance(ts, Tensor) else ts) if isinstance(t, Tensor)]
         seen.opaque |= any(t.is_inference() for t in given)  # it has no version
         times = [] if seen.opaque else [(t, t._version, t.requires_grad) for t in given]
-        return cls(anew, seen, times, _around(plan))
+        return cls(anew, seen, times, _around(plan), torch.is_grad_enabled())
 
     def holds(self, plan: Plan, needs: frozenset[str]) -> bool:
         """Whether f and the times are what they were, and the same gradients are wanted."""
         alike = needs == plan.needs and _around(plan) == self.around
+        alike &= self.grad or not torch.is_grad_enabled()
         return alike and self.f.same and all(_unchanged(*time) for time in self.times)
 
 
@@ -73,7 +76,9 @@ def _checked(y0: Any, layout: Layout) -> Tensor:
     plain = layout.single and type(y0) is Tensor and y0.layout is torch.strided
     if plain and (y0.shape, y0.dtype, y0.device) == (layout.shapes[0], layout.dtype, layout.device):
         check_finite("y0", y0)
-    elif vars(got := layout_of(y0)) != vars(layout):
+        return flattened(layout, y0)
+    y0 = as_built(y0, tree_unflatten([0] * len(layout.shapes), layout.spec))
+    if vars(got := layout_of(y0)) != vars(layout):
         raise InputError(
             f"`y0` got {_described(got)}, and the plan is for {_described(layout)}. Pass a state "
             "like that, or make a plan for this one."

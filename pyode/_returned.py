@@ -25,7 +25,7 @@ def flat_result(f: Any, out: Any, y: Any, layout: Layout) -> Tensor:
     """
     leaves, spec = pytree.tree_flatten(out)
     if spec != layout.spec:
-        out = _as_built(out, y)
+        out = as_built(out, y)
         leaves, spec = pytree.tree_flatten(out)
     name = name_of(f)
     if any(not isinstance(leaf, Tensor) for leaf in leaves) or not leaves:
@@ -54,15 +54,15 @@ def flat_result(f: Any, out: Any, y: Any, layout: Layout) -> Tensor:
     return layout.flatten(out)
 
 
-def _as_built(out: Any, y: Any) -> Any:
+def as_built(out: Any, y: Any) -> Any:
     """`out` with the order of y's keys, and with y's tuples where it has lists or plain tuples."""
     if isinstance(y, dict) and type(out) is type(y) and out.keys() == y.keys():
-        ordered = {key: _as_built(out[key], part) for key, part in y.items()}
+        ordered = {key: as_built(out[key], part) for key, part in y.items()}
         return ordered if type(y) is dict else type(y)(ordered)
     alike = type(out) in (type(y), list, tuple) and isinstance(y, (list, tuple))
     if not alike or len(out) != len(y) or (type(y) is list and type(out) is not list):
         return out
-    parts = [_as_built(o, part) for o, part in zip(out, y, strict=True)]
+    parts = [as_built(o, part) for o, part in zip(out, y, strict=True)]
     return type(y)(*parts) if hasattr(y, "_fields") else type(y)(parts)
 
 

@@ -172,8 +172,8 @@ class Seen:
 
     def _named(self, known: dict[str, Any], names: tuple[str, ...], depth: int) -> None:
         """Globals of those names; of modules among them, what has one of the names there."""
-        for name in names:
-            value = known.get(name, _NOTHING)
+        for name in names:  # of modules that f imports itself, too
+            value = known.get(name, sys.modules.get(name, _NOTHING))
             if isinstance(value, types.ModuleType):
                 if depth > 0 and not _installed(value):
                     self._named(vars(value), names, depth - 1)

@@ -4,6 +4,7 @@ import collections
 import copy
 import dataclasses
 import pickle
+import sys
 import types
 
 import pytest
@@ -191,6 +192,23 @@ def test_a_function_of_torch_around_a_module(anew):
         torch.testing.assert_close(got, wanted, rtol=0, atol=0)
 
 
+def test_a_module_that_f_imports(anew, monkeypatch):
+    monkeypatch.setitem(sys.modules, "settings_of_test_planned", settings)
+    monkeypatch.setattr(settings, "FACTOR", 1.0)
+
+    def f(t, y):
+        from settings_of_test_planned import FACTOR  # type: ignore
+
+        return -FACTOR * y
+
+    plan = pyode.plan(f, start(), TS)
+    plan.solve(start())
+    assert len(anew) == 1
+    settings.FACTOR = 0.5
+    plan.solve(start())
+    assert len(anew) == 2
+
+
 def test_an_object_that_holds_more_than_attributes(anew):
     class Recent(collections.deque):
         pass
@@ -261,6 +279,7 @@ def test_other_gradients_than_planned(anew):
         plan.solve(y0)
     assert len(anew) == 4
     gradient(plan.solve(y0), f, y0)
+    assert plan.solve(y0.detach()).ys.requires_grad  # by f's parameters alone
 
 
 def test_times_that_are_learnt(anew):
@@ -345,6 +364,8 @@ def test_trees_and_failures():
     plan = pyode.plan(lambda t, y: {"a": -y["a"], "b": y["b"] ** 2}, y0, TS)
     full = pyode.solve(plan.field.f, y0, TS)
     torch.testing.assert_close(plan.solve(y0).ys, full.ys, rtol=0, atol=0)
+    turned = plan.solve({"b": 0.5 * y0["b"], "a": y0["a"]})
+    assert torch.equal(turned.ys["b"][0], 0.5 * y0["b"])
     large = {"a": y0["a"], "b": 100 * y0["b"].abs()}
     with pytest.raises(pyode.SolveError) as caught:
         plan.solve(large)
