@@ -48,8 +48,9 @@ class Plan:
         """`pyode.solve` from another state of the same structure, shapes, dtype and device.
 
         For plans made by `pyode.plan`. f is not examined again while what it reads is what it was
-        (its tensors, modules, attributes, closure, globals; parameters may change in place, as
-        optimisers change them); else everything is found out anew, as `solve` does.
+        (its tensors, modules, attributes, closure, globals, but not variables of installed
+        packages; parameters may change in place, as optimisers change them); else everything is
+        found out anew, as `solve` does.
 
         Raises:
             InputError: y0 is not like the plan's, or this plan was not made by `pyode.plan`.

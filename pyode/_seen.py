@@ -83,7 +83,8 @@ class Seen:
                 self._mapping(vars(module), depth)
                 self._class(type(module), depth)
         elif isinstance(x, functools.partial):
-            self._several((x.func, *x.args, *x.keywords.values()), depth)
+            self._several((x.func, *x.args), depth)
+            self._mapping(x.keywords, depth)
         elif isinstance(x, types.MethodType):
             self._several((x.__self__, x.__func__), depth)
         elif isinstance(x, types.FunctionType):

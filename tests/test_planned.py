@@ -3,6 +3,7 @@
 import collections
 import copy
 import dataclasses
+import functools
 import pickle
 import sys
 import types
@@ -205,6 +206,15 @@ def test_a_module_that_f_imports(anew, monkeypatch):
     plan.solve(start())
     assert len(anew) == 1
     settings.FACTOR = 0.5
+    plan.solve(start())
+    assert len(anew) == 2
+
+
+def test_a_keyword_of_a_partial(anew):
+    f = functools.partial(lambda t, y, rate: -rate * y, rate=0.5)
+    plan = pyode.plan(f, start(), TS)
+    plan.solve(start())
+    f.keywords["rate"] = 0.7
     plan.solve(start())
     assert len(anew) == 2
 
