@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,6 +22,7 @@ from ._errors import (
 from ._params import name_of_tensor
 from ._state import check_finite
 from ._stats import Stats
+from ._warned import warn
 
 _AS_IT_IS = nullcontext()
 _TRANSFORMS: Any = torch._C._functorch  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def _check_gradient(plan: Plan, tape: Any, grad_ys: Tensor, grads: Grads) -> Non
 def _size(found: list[Tensor], device: torch.device) -> float:
     """The sum of the tensors' norms, or sums: not finite if an entry is not. One host sync."""
     first = found[0]
-    if len(found) < 4 and first.device.type == "cpu":
+    if len(found) < 4 and first.device.type == "cpu" and not any(x.is_complex() for x in found):
         return sum(float(x.sum()) for x in found)
     if all(x.device == first.device and x.dtype == first.dtype for x in found):
         each = torch._foreach_norm(found)  # type: ignore[attr-defined]
@@ -197,12 +197,11 @@ def out_of_memory(err: BaseException) -> bool:
 def warn_forced(stats: Stats, direction: str) -> None:
     """Steps that `min_step` forced are above the tolerance, and are said to be."""
     if stats.forced:
-        warnings.warn(
+        warn(
             f"{stats.forced} of {stats.accepted} {direction} steps were accepted above the "
             f"tolerance because of min_step, the worst by a factor of {stats.forced_error:.3g}. "
             "Lower min_step, raise rtol and atol, or use a stiff solver (Kvaerno5).",
             ToleranceWarning,
-            stacklevel=4,
         )
 
 

@@ -383,3 +383,17 @@ def test_trees_and_failures():
     assert not sol.success
     assert caught.value.solution.result is sol.result
     assert dataclasses.asdict(plan.stats.forward)["nfe"] == 0
+
+
+def test_warnings_point_at_the_line_that_solves():
+    solver = pyode.Tsit5(rtol=1e-10, atol=1e-12, min_step=0.05)
+    compiled = pyode.Torch(compile=True)
+    calls = [
+        lambda: pyode.solve(lambda t, y: -20 * y, start(), TS, solver=solver),
+        lambda: pyode.plan(lambda t, y: -20 * y, start(), TS, solver=solver).solve(start()),
+        lambda: pyode.plan(Field(), start(), TS, solver=pyode.Kvaerno5(), engine=compiled),
+    ]
+    for call in calls:
+        with pytest.warns((pyode.ToleranceWarning, pyode.CompileWarning)) as told:
+            call()
+        assert {w.filename for w in told} == {__file__}

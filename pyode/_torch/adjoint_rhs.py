@@ -221,7 +221,7 @@ def _parts(
         try:
             return adjoint_parts(solver, rhs, z, plan.field.compiled, norm, quad)
         except Uncompilable as err:
-            not_compiled(plan, err, 10, "the backward solve")
+            not_compiled(plan, err, "the backward solve")
     method = Method(solver, z.dtype, z.device)
     method.quadratures = quad
     return method, rhs

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from .._adjoints import Forward
 from .._engine import Plan
 from .._errors import CompileWarning
 from .._field import Field
+from .._warned import warn
 from . import capture
 from .capture import Captured
 from .compiled import Compiled
@@ -61,11 +60,8 @@ def _seen(field: Field, start: float) -> tuple[Tensor, Tensor]:
     return field.time(start), y.requires_grad_()
 
 
-def not_compiled(plan: Plan, err: Uncompilable, stacklevel: int, what: str = "this solve") -> None:
+def not_compiled(plan: Plan, err: Uncompilable, what: str = "this solve") -> None:
     """From here on the solve is eager, and it is said why."""
     plan.field.compiled, plan.field.eager = None, str(err)
-    warnings.warn(
-        f"compile=True, but {what} runs eagerly: {err}. The result is the same.",
-        CompileWarning,
-        stacklevel=stacklevel,
-    )
+    text = f"compile=True, but {what} runs eagerly: {err}. The result is the same."
+    warn(text, CompileWarning)

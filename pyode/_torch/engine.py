@@ -95,7 +95,7 @@ class Torch(Engine):
             try:
                 plan.field.compiled = binding.bind(plan)
             except Uncompilable as err:
-                binding.not_compiled(plan, err, stacklevel=5)
+                binding.not_compiled(plan, err)
 
     def recall(self, field: Field, start: float) -> list[Tensor] | None:
         field.captured = binding.recall(field, start) if self.compile else None
@@ -305,7 +305,7 @@ def _parts(
             method, rhs, saves = forward_parts(plan, plan.field.compiled, y, norm, graphs)
             return method, rhs, rhs, saves
         except Uncompilable as err:
-            binding.not_compiled(plan, err, stacklevel=8)
+            binding.not_compiled(plan, err)
     method = Method(plan.solver, y.dtype, y.device)
     if not graphs:
         return method, rhs, rhs, None
