@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,6 +23,7 @@ from ._errors import (
 from ._solvers import AdaptiveSolver
 from ._state import Layout, Times
 from ._stats import Limits
+from ._warned import warn
 
 ELSEWHERE = {  # arguments of other libraries' solvers: what to pass here
     "args": "f is called as f(t, y): bind what else it needs, functools.partial(f, args=...)",
@@ -122,11 +122,10 @@ def check_random(plan: Plan) -> None:
     kept = kept and plan.engine.keeps_graphs
     if adaptive or (plan.needs and not kept):
         wrong = "the error estimate sees noise" if adaptive else "the gradient is of another f"
-        warnings.warn(
+        warn(
             "f draws random numbers (dropout or noise in training mode?): no two evaluations "
             f"agree, and {wrong}. Call model.eval(), or draw them once, outside f.",
             RandomWarning,
-            stacklevel=4,
         )
 
 
@@ -145,12 +144,11 @@ def check_clock(times: Times, layout: Layout) -> None:
         )
     spacing = max(kind.eps * top, kind.eps * kind.tiny)
     if 0 < abs(b - a) < 100 * spacing:
-        warnings.warn(
+        warn(
             f"f sees t in {layout.real}, whose numbers are {spacing:.2g} apart at t={b:g}: it can "
             f"tell only {abs(b - a) / spacing:.0f} times apart in this interval. Shift the time to "
             "start near 0, or use float64.",
             ToleranceWarning,
-            stacklevel=4,
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ._errors import InputError, InputTypeError, ToleranceWarning
+from ._warned import warn
 
 if TYPE_CHECKING:
     from ._adjoints import Adjoint
@@ -191,22 +191,21 @@ def bound(solver: Any, layout: Layout, y0: Tensor) -> Any:
             f"`rtol` and `atol` are both 0, in {layout.real}, for y0{at} ({int(none.sum())} of "
             f"{len(none)} components). Make one of them positive."
         )
-    bound = dataclasses.replace(solver)
-    object.__setattr__(bound, "rtol", rtol)
-    object.__setattr__(bound, "atol", atol)
+    made = dataclasses.replace(solver)
+    object.__setattr__(made, "rtol", rtol)
+    object.__setattr__(made, "atol", atol)
     if solver.step_size is None:
         _check_roundings(layout, size * r + a, size)
-    return bound
+    return made
 
 
 def _check_rounding(solver: Any, layout: Layout) -> None:
     eps = torch.finfo(layout.real).eps
     if solver.step_size is None and solver.rtol < eps / 2:
-        warnings.warn(
+        warn(
             f"`rtol` is {solver.rtol:g}, below the rounding of {layout.real} ({eps:.2g}): the "
             f"tolerance cannot be met. Raise rtol to {10 * eps:.0e} or more, or use float64.",
             ToleranceWarning,
-            stacklevel=5,
         )
 
 
@@ -215,12 +214,11 @@ def _check_roundings(layout: Layout, allowed: Tensor, size: Tensor) -> None:
     below = allowed < eps / 2 * size
     if bool(below.any()):
         i = int(below.nonzero()[0])
-        warnings.warn(
+        warn(
             f"`rtol` and `atol` allow y0{layout.locate(i)} an error of {float(allowed[i]):.2g}, "
             f"below the rounding of {layout.real} there ({float(eps * size[i]):.2g}): the "
             f"tolerance cannot be met. Raise its rtol to {10 * eps:.0e} or more, or use float64.",
             ToleranceWarning,
-            stacklevel=5,
         )
 
 

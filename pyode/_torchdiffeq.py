@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from ._state import Layout
 from ._torch.adjoint_rhs import AdjointRHS
 from ._torch.loop import Integrator, Watch
 from ._torch.method import Step
+from ._warned import warn
 
 FIXED: dict[str, type[s.FixedSolver]] = {
     "euler": s.Euler,
@@ -217,10 +217,9 @@ class Callbacks(Watch):
         calls = {name: call for name in names if (call := getattr(func, name, None)) is not None}
         idle = [name for name in names[1:] if method in FIXED and calls.pop(name, None)]
         if idle:
-            warnings.warn(
+            warn(
                 f"method {method!r} takes fixed steps and does not call {', '.join(idle)}.",
                 UserWarning,
-                stacklevel=4,
             )
         found = {name.removesuffix(suffix): call for name, call in calls.items()}
         return cls(found, layout) if found else None

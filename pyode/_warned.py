@@ -11,6 +11,6 @@ OURS = frozenset(("pyode", "torch"))
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the innermost line that is neither pyode's nor torch's."""
     frame, level = sys._getframe(1), 2
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in OURS:
+    while frame is not None and (frame.f_globals.get("__name__") or "").partition(".")[0] in OURS:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

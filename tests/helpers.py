@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -174,3 +175,16 @@ NET_Y0, NET_W = (0.4, -0.7), (0.5, -1.0, 0.8, 0.3)
 
 def fixed(solver: type, **options) -> pyode.Solver:
     return solver(step_size=0.3, **options)
+
+
+def calls(monkeypatch: Any, owner: Any, name: str) -> list[Any]:
+    """The first arguments of the calls of `owner.name` from here on, which it gets as before."""
+    seen: list[Any] = []
+    function = getattr(owner, name)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        seen.append(args[0])
+        return function(*args, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+    return seen

@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 import torch
-from helpers import F64, relative
+from helpers import F64, calls, relative
 from torch import Tensor, nn
 
 import pyode
@@ -43,15 +43,7 @@ def net() -> Net:
 @pytest.fixture
 def builds(monkeypatch) -> list[object]:
     """Every graph that goes to Inductor."""
-    seen: list[object] = []
-    compiling = inductor._compile
-
-    def counted(graph, *more):
-        seen.append(graph)
-        return compiling(graph, *more)
-
-    monkeypatch.setattr(inductor, "_compile", counted)
-    return seen
+    return calls(monkeypatch, inductor, "_compile")
 
 
 def start(dtype: torch.dtype = F64, n: int = 3) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import F64, relative
+from helpers import F64, calls, relative
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -32,15 +32,7 @@ class Scaled(nn.Module):
 @pytest.fixture
 def evaluated(monkeypatch) -> list[object]:
     """Evaluations of f with a graph of autograd."""
-    seen: list[object] = []
-    evaluation = Field.evaluation
-
-    def counted(self, *more):
-        seen.append(self)
-        return evaluation(self, *more)
-
-    monkeypatch.setattr(Field, "evaluation", counted)
-    return seen
+    return calls(monkeypatch, Field, "evaluation")
 
 
 def gradients(f, engine, wanted, **options):

@@ -10,9 +10,11 @@ import types
 
 import pytest
 import torch
+from helpers import calls
 from torch import nn
 
 import pyode
+from pyode import _api
 
 F64 = torch.float64
 TS = torch.linspace(0, 1, 6, dtype=F64)
@@ -79,11 +81,7 @@ def gradient(sol, f, y0):
 @pytest.fixture
 def anew(monkeypatch):
     """How often everything was found out again."""
-    from pyode import _api
-
-    calls, plan = [], _api._plan
-    monkeypatch.setattr(_api, "_plan", lambda *args: calls.append(args) or plan(*args))
-    return calls
+    return calls(monkeypatch, _api, "_plan")
 
 
 @pytest.mark.parametrize(
@@ -392,6 +390,7 @@ def test_warnings_point_at_the_line_that_solves():
         lambda: pyode.solve(lambda t, y: -20 * y, start(), TS, solver=solver),
         lambda: pyode.plan(lambda t, y: -20 * y, start(), TS, solver=solver).solve(start()),
         lambda: pyode.plan(Field(), start(), TS, solver=pyode.Kvaerno5(), engine=compiled),
+        lambda: pyode.plan(lambda t, y: -y, start(), TS, solver=pyode.Tsit5(rtol=1e-17)),
     ]
     for call in calls:
         with pytest.warns((pyode.ToleranceWarning, pyode.CompileWarning)) as told:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from .. import _solvers as s
 from .._engine import Plan, names
 from .._errors import GradientUnavailable, InputError, ToleranceWarning, choose
 from .._tolerances import tightest
+from .._warned import warn
 from .translate import BDF, ROSENBROCK, ROUGH, SOLVERS, backward_solver, refusal
 
 if TYPE_CHECKING:
@@ -151,12 +151,11 @@ def _check_solver(argument: str, solver: s.Solver) -> None:
 
 def _mind_order(argument: str, solver: s.AdaptiveSolver) -> None:
     if solver.step_size is None and tightest(solver.rtol) < ROUGH:
-        warnings.warn(
+        warn(
             f"`{argument}` got {solver!r}: of order 2, it takes steps by the ten thousand at such "
             "tolerances, and their errors add up to hundreds of tolerances, in gradients to "
             f"thousands. Pass Rodas5P or KenCarp4, or rtol of {ROUGH:g} or more.",
             ToleranceWarning,
-            stacklevel=2,
         )
 
 

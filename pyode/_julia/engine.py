@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
 from typing import ClassVar
 
 import torch
@@ -19,6 +18,7 @@ from .._errors import DriftWarning, InputError, Options, ToleranceWarning
 from .._stats import Stats
 from .._torch import sensitivities
 from .._torch.adjoint_rhs import cotangent_scale, time_grads, zero_grads
+from .._warned import warn
 from . import runtime
 from .bridge import Bridge
 from .checks import DEVICES, check
@@ -224,20 +224,18 @@ def _account(plan: Plan, bridge: Bridge, found: Pulled) -> None:
     if not report.ok:
         raise backward_failure(plan, report, found.trouble)
     if estimate > 1.0:
-        warnings.warn(
+        warn(
             f"{type(adjoint).__name__}: the quadrature of ∂L/∂θ is off by an estimated "
             f"{estimate:.3g} tolerances. Use Interpolating(), or smaller tolerances.",
             ToleranceWarning,
-            stacklevel=2,
         )
     budget = getattr(adjoint, "memory", None)
     if isinstance(budget, int) and stats.peak_bytes > budget:
-        warnings.warn(
+        warn(
             f"`memory` is {budget} B and {stats.peak_bytes} B were held: the states between two "
             "checkpoints, kept dense, took the rest. Raise memory, or use engine='torch', whose "
             "checkpointing keeps any budget.",
             ToleranceWarning,
-            stacklevel=2,
         )
 
 
@@ -247,11 +245,10 @@ def _mind_drift(plan: Plan, adjoint: adj.Backsolve, drift: list[float]) -> None:
     if adjoint.on_drift != "warn" or not over:
         return
     worst = math.nan if any(d != d for d in over) else max(over)
-    warnings.warn(
+    warn(
         f"Backsolve drifted: integrated back between outputs, the state is up to {worst:.3g} "
         f"tolerances away from the forward one ({len(over)} of {len(drift)} outputs are over the "
         f"limit {adjoint.drift_limit:g}); the gradient is wrong by an unknown amount. Use "
         "Interpolating(), Gauss() or Quadrature().",
         DriftWarning,
-        stacklevel=3,
     )

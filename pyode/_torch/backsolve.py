@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from .._engine import Grads, Plan
 from .._errors import BackwardError, DriftWarning, ReverseUnstableError
 from .._solvers import AdaptiveSolver, Solver
 from .._tolerances import vector
+from .._warned import warn
 from .adjoint_rhs import AdjointRHS, Sweep, cotangent_scale, time_grads, zero_grads
 from .forward_solve import integrate
 from .tape import Tape
@@ -106,13 +106,12 @@ def drift_of(solver: Solver, back: Tensor, y: Tensor) -> float:
 
 def _warn(plan: Plan, adjoint: Backsolve, i: int, drift: float) -> None:
     times = plan.times.values
-    warnings.warn(
+    warn(
         f"Backsolve drifted: integrated back from t={times[i + 1]:g} to t={times[i]:g}, the state "
         f"is {drift:.3g} tolerances away from the forward one (limit {adjoint.drift_limit:g}); the "
         "gradient is wrong by an unknown amount. Use Interpolating() or Discrete(), or "
         "Backsolve(on_drift='interpolate').",
         DriftWarning,
-        stacklevel=2,
     )
 
 

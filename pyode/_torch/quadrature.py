@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from .._adjoints import Gauss, Quadrature
 from .._engine import Grads, Plan
 from .._errors import NonFiniteError, ToleranceWarning
 from .._state import inside
+from .._warned import warn
 from . import diagnose
 from .adjoint_rhs import Sweep, cotangent_scale, reverse_solver, time_grads, zero_grads
 from .interpolating import sweep_state
@@ -84,13 +84,12 @@ def gauss_backward(adjoint: Gauss, plan: Plan, tape: Tape, grad_ys: Tensor) -> G
 
 
 def _warn_gauss(error: float, t: float, bound: float) -> None:
-    warnings.warn(
+    warn(
         f"Gauss: halving the backward step that ends at t={t:g} stopped at its limit with an "
         f"estimated error of {error:.2g} in ∂L/∂θ (tolerance {bound:.2g}, relative to the largest "
         "cotangent). If f jumps there, name the time in `jumps=`; else raise the adjoint's rtol "
         "and atol, or use Interpolating().",
         ToleranceWarning,
-        stacklevel=3,
     )
 
 
@@ -282,11 +281,10 @@ def _adaptive(
 
 
 def _warn_intervals(error: float) -> None:
-    warnings.warn(
+    warn(
         f"Quadrature: {INTERVALS} intervals left an estimated error of {error:.2g}; raise "
         "quad_rtol/quad_atol, or use Interpolating().",
         ToleranceWarning,
-        stacklevel=4,
     )
 
 
