@@ -19,6 +19,7 @@ using OrdinaryDiffEqRosenbrock: Rodas5P, Rosenbrock23
 using OrdinaryDiffEqSDIRK: KenCarp4, Kvaerno5, TRBDF2
 using OrdinaryDiffEqTsit5: Tsit5
 using OrdinaryDiffEqVerner: Vern7, Vern9
+using PrecompileTools: @compile_workload
 using QuadGK: quadgk!
 using SciMLBase: SciMLBase, CallbackSet, DiscreteCallback, ODEFunction, ODEProblem, init,
     solve!, u_modified!
@@ -51,6 +52,7 @@ include("gradient.jl")
 include("discrete.jl")
 include("boundary.jl")
 include("foreign.jl")
+include("workload.jl")
 
 export Field, Options, algorithm, forward, gradient
 

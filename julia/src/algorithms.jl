@@ -24,8 +24,7 @@ const ALGORITHMS = Dict{String, Any}(
     "FBDF" => FBDF(autodiff = AutoFiniteDiff()),
 )
 
-const IMPLICIT =
-    Set(["Rosenbrock23", "Rodas5P", "TRBDF2", "KenCarp4", "Kvaerno5", "QNDF", "FBDF"])
+const Implicit = Union{Rosenbrock23, Rodas5P, TRBDF2, KenCarp4, Kvaerno5, QNDF, FBDF}
 
 "Whether an algorithm's dense output is a cubic, and is replaced by ours."
 cubic(alg) = alg isa Union{TRBDF2, KenCarp4, Kvaerno5}
@@ -34,7 +33,7 @@ cubic(alg) = alg isa Union{TRBDF2, KenCarp4, Kvaerno5}
 algorithm(name::AbstractString) = ALGORITHMS[String(name)]
 
 "Whether an algorithm solves equations, and needs ∂f/∂u."
-implicit(alg) = nameof(typeof(alg)) in Symbol.(IMPLICIT)
+implicit(alg) = alg isa Implicit
 
 # a number, so that solvers are compiled once; or one for each entry of the state
 const Tolerance{T} = Union{T, AbstractVector{T}}

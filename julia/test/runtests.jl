@@ -3,6 +3,7 @@ using PyODE
 using Test
 
 @testset "PyODE" begin
+    include("test_workload.jl")
     include("problems.jl")
     include("test_forward.jl")
     include("test_hermite.jl")

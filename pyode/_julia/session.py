@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .._errors import BackwardError
 from . import runtime
-from .callbacks import NAMES, Callable, pointer, poll, polled
+from .callbacks import NAMES, Callable, pointer, polled
 from .errors import JuliaEngineError
 from .failures import Report, Trouble
 from .places import HOST, Place
@@ -94,7 +94,7 @@ class Pull:
 TAPED = ("stages", "steps")  # what `Keep.keep` is where steps are taped for `Discrete`
 ROOM = 2**28  # bytes that are set aside for it at most; what is beyond is Julia's to find
 _taped: dict[tuple[str, int, str], int] = {}  # numbers that a solve of this kind kept last
-SIX, TEN, SIXTEEN = (ctypes.c_int64 * count for count in (6, 10, 16))
+SIX, SIXTEEN = ctypes.c_int64 * 6, ctypes.c_int64 * 16
 TOLD = 19  # numbers of a direction, as `PyODE.tell!` writes them, before drifts
 
 
@@ -185,8 +185,7 @@ class Local(Session):
             there = self.jl.place_of(place.kind, place.index)
             self.field = self.jl.field_of(there, *head, *(at[name] for name in NAMES))
         else:
-            there = TEN(setup.n, setup.p, int(setup.sign), *native.addresses(wanted), poll())
-            self.field = self.jl.native_of(setup.type, ctypes.addressof(there), setup.fused)
+            self.field = native.field(setup.n, setup.p, int(setup.sign), setup.fused, wanted)
         self.solved: Any = None
         self.room: Tensor | None = None  # of what Julia keeps: it lives as long as `solved`
 
@@ -200,7 +199,7 @@ class Local(Session):
         kind = (setup.type, setup.n, keep.keep)
         room = min(_taped.get(kind, 0) * 5 // 4, ROOM // z.itemsize)
         self.room = torch.empty(room, dtype=z.dtype)
-        prepare = 0 if self.native is None else self.native.renewed()
+        prepare = 0 if self.native is None else self.native.renewed(self.native.tensors())
         where = SIXTEEN(
             z.data_ptr(), 0 if first is None else first.data_ptr(), setup.times.data_ptr(),
             len(setup.times), packed.data_ptr(), len(packed), keep.slots, keep.marks.data_ptr(),
@@ -245,14 +244,16 @@ class Local(Session):
         """Call Julia; what f raised comes out as the same object."""
         self.calls.error = None
         hook, sys.unraisablehook = sys.unraisablehook, self._keep
+        polled.append(self.calls)
         try:
-            with self.place.entered(), polled(self.calls):
+            with self.place.entered():
                 return function(*args)
         except runtime.julia_error() as err:
             if self.calls.error is not None:
                 raise self.calls.error from None
             raise translated(err) from err
         finally:
+            polled.pop()
             sys.unraisablehook = hook
             self.calls.release()
 
