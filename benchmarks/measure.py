@@ -36,7 +36,7 @@ def all_rows() -> list[Row]:
 
 
 def rows_of(workload: Workload, only: str | None) -> list[Row]:
-    rows = [row for row in all_rows() if runners_pyode.applies(row, workload.kind)]
+    rows = [row for row in all_rows() if runners_pyode.applies(row, workload)]
     return [row for row in rows if only is None or re.search(only, row.name)]
 
 
@@ -102,13 +102,17 @@ class Reference:
 
 
 def reference_of(workload: Workload, folder: pathlib.Path, verify: bool) -> Reference:
-    """The float64 gradient, kept in `folder`; its uncertainty is its change from 30 × the rtol."""
+    """The float64 gradient, kept in `folder`.
+
+    Its uncertainty is its change from 30 × the tolerance, or from half of the steps.
+    """
     case = case_of(workload, torch.float64)
+    steps = int(workload.reference) if workload.kinks else 0
     path = folder / f"{workload.name}-{fingerprint(case)}.npz"
     if not path.exists():
         started = time.perf_counter()
         tight = runners_pyode.reference(case, workload.reference)
-        loose = runners_pyode.reference(case, 30 * workload.reference)
+        loose = runners_pyode.reference(case, steps // 2 if steps else 30 * workload.reference)
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(
             path, loss=tight.loss, dy0=tight.dy0, dtheta=tight.dtheta,
@@ -117,9 +121,12 @@ def reference_of(workload: Workload, folder: pathlib.Path, verify: bool) -> Refe
     kept = np.load(path)
     answer = Answer(float(kept["loss"]), kept["dy0"], kept["dtheta"], {})
     uncertainty = float(kept["uncertainty"])
-    text = f"reference: rtol {workload.reference:g}, moved by {uncertainty:.1e} from 30 × that"
+    text = f"{steps} steps" if steps else f"rtol {workload.reference:g}"
+    text = f"reference: {text}, moved by {uncertainty:.1e} from {'half' if steps else '30 ×'} that"
     if verify:
-        other = runners_pyode.reference(case, 10 * workload.reference, continuous=True)
+        other = runners_pyode.reference(
+            case, 7 * steps // 10 if steps else 10 * workload.reference, continuous=True
+        )
         text += f"; the continuous adjoint (Interpolating) differs by {apart(other, answer):.1e}"
     return Reference(answer, uncertainty, text)
 
@@ -129,7 +136,7 @@ def apart(x: Answer, truth: Answer) -> float:
 
 
 def fingerprint(case: Case) -> str:
-    """Changes whenever the workload's numbers, its loss or its reference tolerance do."""
+    """Changes whenever the workload's numbers, its loss or the accuracy of its reference do."""
     w = case.workload
     digest = hashlib.sha256(f"{w.text}{w.loss.__name__}{w.reference}{w.rtol}{w.atol}".encode())
     for x in (case.y0, case.ts, case.target, *case.f.state_dict().values()):

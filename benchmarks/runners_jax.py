@@ -85,6 +85,10 @@ FIELDS: dict[str, Callable[..., Any]] = {
 }
 
 
+# evaluations of a step, where every stage is one
+STAGES = {"dopri5": 6, "tsit5": 6, "kvaerno5": None, "bosh3": 3, "heun": 2}
+
+
 def diffrax_rows() -> list[Row]:
     """Both adjoints with each method; per-sample steps through vmap."""
 
@@ -92,7 +96,7 @@ def diffrax_rows() -> list[Row]:
         return Row("diffrax", adjoint, method, lambda case: diffrax(case, adjoint, method))
 
     names = ("recursive", "backsolve")
-    rows = [row(name, m) for m in ("dopri5", "tsit5", "kvaerno5") for name in names]
+    rows = [row(name, m) for m in STAGES for name in names]
     return rows + [row(f"vmap, {name}", m) for m in ("dopri5", "tsit5") for name in names]
 
 
@@ -118,7 +122,8 @@ def diffrax(case: Case, adjoint: str, method: str) -> Job:
         raise Unavailable("its right-hand side is not written in JAX here")
     field = functools.partial(FIELDS[w.name], jax.numpy)
     params, buffers = arrays(jax, case)
-    solver = {"dopri5": lib.Dopri5, "tsit5": lib.Tsit5, "kvaerno5": lib.Kvaerno5}[method]()
+    kinds = {"dopri5": lib.Dopri5, "tsit5": lib.Tsit5, "bosh3": lib.Bosh3, "heun": lib.Heun}
+    solver = (kinds | {"kvaerno5": lib.Kvaerno5})[method]()
     kind = lib.RecursiveCheckpointAdjoint if "recursive" in adjoint else lib.BacksolveAdjoint
     control = lib.PIDController(rtol=w.rtol, atol=w.atol)
     term = lib.ODETerm(lambda t, y, p: field({**p, **buffers}, t, y))
@@ -144,16 +149,15 @@ def diffrax(case: Case, adjoint: str, method: str) -> Job:
     def run() -> Any:
         return jax.block_until_ready(compiled(y0, params))
 
-    stages = {"dopri5": 6, "tsit5": 6, "kvaerno5": 7}[method]
-    return Job(run, functools.partial(read, params, stages))
+    return Job(run, functools.partial(read, params, STAGES[method]))
 
 
-def read(params: Params, stages: int, out: Any) -> Answer:
+def read(params: Params, stages: int | None, out: Any) -> Answer:
     (loss, steps), (dy0, grads) = out
     count = int(np.max(np.asarray(steps)))
     parts = [np.asarray(grads[n], dtype=np.float64).reshape(-1) for n in params]
     # diffrax counts steps, not evaluations; an implicit stage takes several
-    counts = {"steps": count} | ({"nfe": count * stages + 2} if stages == 6 else {})
+    counts = {"steps": count} | ({"nfe": count * stages + 2} if stages else {})
     if not math.isfinite(float(loss)):
         raise Unavailable("the loss is not finite")
     flat = np.asarray(dy0, dtype=np.float64).reshape(-1)

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from rows import Answer, Case, Job, Row
 from runners_torch import answer, leaves
+from workloads import Workload
 
 import pyode
 
 SOLVERS = {"dopri5": pyode.Dopri5, "tsit5": pyode.Tsit5, "kvaerno5": pyode.Kvaerno5}
+LOW = {"bosh3": pyode.Bosh3, "fehlberg2": pyode.Fehlberg2, "heun": pyode.HeunEuler}
 ADJOINTS = {
     "Discrete()": pyode.Discrete(),
     "Discrete('steps')": pyode.Discrete(memory="steps"),
@@ -36,12 +38,16 @@ def pyode_rows() -> list[Row]:
     rows += [
         row(a, m, "joint") for m in ("dopri5", "tsit5") for a in (compiled, compiled + PLANNED)
     ]
+    rows += [row(a, m, "joint") for m in LOW for a in ("Discrete()", compiled, "Backsolve")]
     per_sample = ("Discrete()", "Discrete('steps')")
     return rows + [row(a, m, "independent") for m in ("dopri5", "tsit5") for a in per_sample]
 
 
-def applies(row: Row, kind: str) -> bool:
+def applies(row: Row, workload: Workload) -> bool:
     """Whether a row belongs in a workload's table at all."""
+    kind = workload.kind
+    if row.method in LOW and not workload.kinks:
+        return False
     if row.peer == "pyode julia":
         return (row.method in ("kvaerno5", "rodas5p")) == (kind == "stiff")
     if (row.method == "kvaerno5") != (kind == "stiff"):
@@ -55,7 +61,8 @@ def job(case: Case, adjoint: str, method: str, batch: str) -> Job:
     engine = pyode.Torch(compile=name.endswith(COMPILED))
     chosen = ADJOINTS[name.removesuffix(COMPILED)]
     planned = adjoint.endswith(PLANNED)
-    return gradient_job(case, SOLVERS[method], chosen, planned, engine=engine, batch=batch)
+    solver = (SOLVERS | LOW)[method]
+    return gradient_job(case, solver, chosen, planned, engine=engine, batch=batch)
 
 
 def gradient_job(
@@ -88,12 +95,23 @@ def gradient_job(
     return Job(run, read)
 
 
-def reference(case: Case, rtol: float, continuous: bool = False) -> Answer:
-    """The gradient by Dopri8 (or, stiff, Kvaerno5) in float64, exact for its own steps."""
+def reference(case: Case, accuracy: float | int, continuous: bool = False) -> Answer:
+    """The gradient in float64, exact for its own steps.
+
+    Args:
+        accuracy: relative tolerance of Dopri8 (stiff: Kvaerno5); an int: midpoint steps.
+        continuous: by Interpolating instead, which is not exact for its steps, and those of Heun.
+    """
     w = case.workload
-    atol = min(rtol, w.atol / w.rtol * rtol) if w.kind == "stiff" else rtol
-    solver = (pyode.Kvaerno5 if w.kind == "stiff" else pyode.Dopri8)(rtol=rtol, atol=atol)
-    chosen = pyode.Interpolating() if continuous else pyode.Discrete(memory="steps")
+    if isinstance(accuracy, int):
+        size = float(case.ts[-1] - case.ts[0]) / accuracy
+        solver = (pyode.Heun if continuous else pyode.Midpoint)(step_size=size)
+        chosen = (pyode.Interpolating if continuous else pyode.Discrete)(memory="1 GB")
+    else:
+        atol = min(accuracy, w.atol / w.rtol * accuracy) if w.kind == "stiff" else accuracy
+        kind = pyode.Kvaerno5 if w.kind == "stiff" else pyode.Dopri8
+        solver = kind(rtol=accuracy, atol=atol)
+        chosen = pyode.Interpolating() if continuous else pyode.Discrete(memory="steps")
     y0, params = leaves(case)
     sol = pyode.solve(case.f, y0, case.ts, solver=solver, adjoint=chosen, max_steps=1_000_000)
     loss = w.loss(sol.ys, case.target)

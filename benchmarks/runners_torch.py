@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from rows import Answer, Case, Job, Row, Unavailable
 from torch import Tensor, nn
 
+TORCHDIFFEQ = {"heun": "adaptive_heun"}  # its name of a method
 BACKSOLVE_LIMIT = 5_000_000  # numbers of a per-sample reverse state: 20 MB, times seven stages
 
 
@@ -47,16 +49,20 @@ class Counted(nn.Module):
 
 def torchdiffeq_rows() -> list[Row]:
     def row(adjoint: str, method: str, **options: Any) -> Row:
-        return Row("torchdiffeq", adjoint, method, lambda case: torchdiffeq(case, **options))
+        job = functools.partial(torchdiffeq, method=TORCHDIFFEQ.get(method, method), **options)
+        return Row("torchdiffeq", adjoint, method, job)
 
+    low = ("bosh3", "fehlberg2", "heun")
     return [
         row("direct", "dopri5", direct=True),
         row("adjoint", "dopri5"),
         row("adjoint, seminorm", "dopri5", adjoint_options={"norm": "seminorm"}),
+        *(row("direct", method, direct=True) for method in low),
+        *(row("adjoint", method) for method in low),
     ]
 
 
-def torchdiffeq(case: Case, direct: bool = False, **options: Any) -> Job:
+def torchdiffeq(case: Case, method: str, direct: bool = False, **options: Any) -> Job:
     lib = need("torchdiffeq")
     w = case.workload
     if w.kind == "stiff":
@@ -65,7 +71,7 @@ def torchdiffeq(case: Case, direct: bool = False, **options: Any) -> Job:
     y0, params = leaves(case)
 
     def run(f: nn.Module = case.f) -> Any:
-        ys = solve(f, y0, case.ts, rtol=w.rtol, atol=w.atol, method="dopri5", **options)
+        ys = solve(f, y0, case.ts, rtol=w.rtol, atol=w.atol, method=method, **options)
         loss = w.loss(ys, case.target)
         forward = getattr(f, "calls", 0)
         return loss, torch.autograd.grad(loss, [y0, *params]), forward
@@ -107,7 +113,8 @@ def torchode_rows() -> list[Row]:
     def row(kind: str, method: str) -> Row:
         return Row("torchode", kind, method, lambda case: torchode(case, kind, method))
 
-    return [row(kind, method) for method in ("dopri5", "tsit5") for kind in kinds]
+    rows = [row(kind, method) for method in ("dopri5", "tsit5") for kind in kinds]
+    return [*rows, row("autodiff", "heun"), row("autodiff, joint", "heun")]
 
 
 def torchode(case: Case, kind: str, method: str) -> Job:
@@ -145,15 +152,16 @@ def torchode(case: Case, kind: str, method: str) -> Job:
 
 def torchode_solver(lib: Any, f: nn.Module, kind: str, method: str, w: Any) -> Any:
     term = lib.ODETerm(f)
-    step = {"dopri5": lib.Dopri5, "tsit5": lib.Tsit5}[method](term=term)
+    kinds = {"dopri5": lib.Dopri5, "tsit5": lib.Tsit5, "heun": lib.Heun}
+    step = kinds[method](term=term)
     control = lib.IntegralController(atol=w.atol, rtol=w.rtol, term=term)
     if kind == "backsolve":
-        bare = (lib.Dopri5 if method == "dopri5" else lib.Tsit5)()
-        return lib.BacksolveAdjoint(term, bare, lib.IntegralController(atol=w.atol, rtol=w.rtol))
+        return lib.BacksolveAdjoint(
+            term, kinds[method](), lib.IntegralController(atol=w.atol, rtol=w.rtol)
+        )
     if kind == "backsolve, joint":
-        bare = (lib.Dopri5 if method == "dopri5" else lib.Tsit5)()
         control = lib.IntegralController(atol=w.atol, rtol=w.rtol)
-        return lib.JointBacksolveAdjoint(term, bare, control)
+        return lib.JointBacksolveAdjoint(term, kinds[method](), control)
     solver = lib.AutoDiffAdjoint(step, control, backprop_through_step_size_control=False)
     if kind == "autodiff, jit":
         try:

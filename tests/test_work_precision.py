@@ -50,6 +50,39 @@ def test_the_fastest_row_for_each_peer(script):
     assert len(script.held_against(facts, "peer", 1e-4)) == 4
 
 
+def test_the_best_method_of_each_library(script):
+    rows = [("p", "a", "m1", 1e-4, 4.0, 1e-4), ("p", "a", "m2", 1e-5, 2.0, 9e-5)]
+    rows += [("p", "a", "m2", 1e-4, 1.0, 2e-4), ("ours", "b", "m1", 1e-4, 3.0, 1e-5)]
+    rows += [("ours", "b", "m2", 1e-3, 0.5, 1e-4), ("ours", "b", "m2", 1e-2, 0.1, math.inf)]
+    facts = [
+        fact(f"{peer} {adjoint} {method}", *x) | {"peer": peer, "adjoint": adjoint}
+        for peer, adjoint, method, *x in rows
+    ]
+    best = script.best_methods(facts, 1e-4)
+    assert [(f["name"], f["median"]) for f in best] == [("ours b m2", 0.5), ("p a m2", 2.0)]
+    assert [f["name"] for f in script.best_methods(facts, 2e-5)] == ["ours b m1"]
+    held = script.held_against(facts, "p a m1", 1e-4)
+    first, second = script.best_lines("w", facts, held)
+    assert "| p a m1 (1.0e-04) | ours b m2 | 500 ms (1.0e-04, rtol 1.0e-03) |" in first
+    assert first.endswith("| 8.00 × | 4.00 × |")
+    assert second.endswith("| 2.00 × | 1.00 × |")
+
+
+def test_references_by_steps_and_by_tolerance_agree(script, tmp_path):
+    measure, known = (importlib.import_module(m) for m in ("measure", "workloads"))
+    full = known.WORKLOADS["cnf"]()
+    small = dataclasses.replace(full, y0=full.y0[:8], reference=1e-10)
+    tight = measure.reference_of(small, tmp_path, False)
+    by_steps = dataclasses.replace(small, reference=400)
+    steps = measure.reference_of(by_steps, tmp_path, True)
+    assert tight.uncertainty < 1e-8
+    off = measure.apart(steps.answer, tight.answer)
+    assert off < steps.uncertainty < 10 * off  # of order 2: three times the error
+    assert "400 steps" in steps.text
+    assert float(steps.text.split()[-1]) < 4 * steps.uncertainty
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_two_rows_at_two_tolerances(script, tmp_path, capsys, monkeypatch):
     known = importlib.import_module("workloads").WORKLOADS
     full = known["cnf"]()
