@@ -20,7 +20,7 @@ from ._arguments import (
     instance,
     stop_times,
 )
-from ._autograd import autocast_dtype, casting, refuse_transforms
+from ._autograd import autocast_dtype, refuse_transforms, uncast
 from ._engine import Engine, Plan
 from ._errors import GradientUnavailable, InputTypeError, choose
 from ._field import Field, check_params
@@ -104,7 +104,7 @@ def plan(f: Callable[..., Any], y0: Any, ts: Any, **options: Any) -> Plan:
     `plan.solve(y0)` solves from another state like y0, without what `solve` finds out about f each
     time: its parameters, that it gives a derivative of y, its translation. What f reads is looked
     at instead: where a parameter, a module, an attribute, a closure's or global variable is not the
-    one it was, or gradients of something else are wanted, all is found out again.
+    one it was, or a gradient is wanted that was not, all is found out again.
 
     Returns:
         `Plan`; its repr says bytes held and forward solves recomputed.
@@ -208,9 +208,9 @@ def _field(
     before = random_state(layout.device)
     if not torch.is_grad_enabled():
         field = Field(f, layout)
-        field.samples = samples
+        field.samples, field.cast = samples, autocast_dtype(layout.device)
         state = flat.clone()
-        with casting(layout.device, autocast_dtype(layout.device)):
+        with uncast(layout.device):
             field.first, field.start = (start, field(start, state).clone()), flat
         refuse_transforms("solve", field.first[1])
         refuse_in_place(f, state, flat)
@@ -218,16 +218,17 @@ def _field(
         return field, frozenset()
     found = find_params(f) if params is None else check_params(params)
     field = Field(f, layout, found)
-    field.samples = samples
+    field.samples, field.cast = samples, autocast_dtype(layout.device)
     if not _recalled(field, engine.recall(field, start), params is not None):
         mark = watermark()
-        with casting(layout.device, autocast_dtype(layout.device)):
+        with uncast(layout.device):
             ev = field.evaluation(start, flat)
         refuse_transforms("solve", ev.out)
         field.random = not torch.equal(before, random_state(layout.device))
         if params is None:
             field.params, field.watched = reached(f, ev.out, [ev.y, ev.t], found, mark)
-        field.first, field.start = (start, ev.out.detach()), flat.detach()
+        first = ev.value.clone()  # f may return the same buffer each time
+        field.first, field.start = (start, first), flat.detach()
     needs = {"y0"} if flat.requires_grad else set()
     needs |= {"ts"} if times.tensor.requires_grad else set()
     needs |= {"params"} if field.params else set()

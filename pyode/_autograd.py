@@ -38,8 +38,7 @@ class Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, job: Job, y0: Tensor, ts: Tensor, *params: Tensor) -> Tensor:
         plan = job.plan
-        ctx.cast = autocast_dtype(plan.layout.device)
-        with casting(plan.layout.device, ctx.cast):
+        with uncast(plan.layout.device):
             job.result = result = plan.engine.forward(plan, y0)
         if result.failure is not None:
             raise result.failure
@@ -58,9 +57,10 @@ class Solve(torch.autograd.Function):
         refuse_transforms("the backward pass of solve", grad_ys)
         _check_cotangent(plan, grad_ys)
         if torch.is_grad_enabled():
-            return None, *_twice(plan, ctx.tape, grad_ys, y0, ts, params)
+            with uncast(plan.layout.device):
+                return None, *_twice(plan, ctx.tape, grad_ys, y0, ts, params)
         try:
-            with casting(plan.layout.device, ctx.cast):
+            with uncast(plan.layout.device):
                 grads = plan.engine.backward(plan, ctx.tape, grad_ys.contiguous())
                 _check_gradient(plan, ctx.tape, grad_ys, grads)
         except Exception as caught:
@@ -144,19 +144,16 @@ def _size(found: list[Tensor], device: torch.device) -> float:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What autocast casts to now, or None: to be given to `casting` when f is evaluated later."""
+    """What autocast casts to now, or None where it is off."""
     kind = device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
-def casting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Autocast as it was when `autocast_dtype` was asked.
-
-    Without the cache of casts, which would tie one evaluation of f to the graph of another.
-    """
-    if dtype is None and not torch.is_autocast_enabled(device.type):
+def uncast(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off: it is for what happens in f (`Field.cast`), not for the steps around it."""
+    if not torch.is_autocast_enabled(device.type):
         return _AS_IT_IS
-    return torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=False)
+    return torch.autocast(device.type, enabled=False)
 
 
 def refuse_transforms(what: str, *tensors: Any) -> None:
@@ -197,8 +194,10 @@ def out_of_memory(err: BaseException) -> bool:
 def warn_forced(stats: Stats, direction: str) -> None:
     """Steps that `min_step` forced are above the tolerance, and are said to be."""
     if stats.forced:
+        each = stats.per_sample
+        taken = stats.accepted if each is None else int(each["accepted"].sum())
         warn(
-            f"{stats.forced} of {stats.accepted} {direction} steps were accepted above the "
+            f"{stats.forced} of {taken} {direction} steps were accepted above the "
             f"tolerance because of min_step, the worst by a factor of {stats.forced_error:.3g}. "
             "Lower min_step, raise rtol and atol, or use a stiff solver (Kvaerno5).",
             ToleranceWarning,
@@ -250,7 +249,7 @@ def run(plan: Plan, y0: Tensor, ts: Tensor) -> tuple[Tensor, Result]:
         if plan.needs:
             ys = Solve.apply(job, y0, ts, *plan.field.params)
         else:
-            with casting(plan.layout.device, autocast_dtype(plan.layout.device)):
+            with torch.no_grad(), uncast(plan.layout.device):  # f may turn gradients on
                 job.result = plan.engine.forward(plan, y0.detach())
             if job.result.failure is not None:
                 raise job.result.failure

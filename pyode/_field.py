@@ -27,11 +27,19 @@ class Block:
 
 @dataclasses.dataclass(slots=True)
 class Evaluation:
-    """One evaluation of f whose autograd graph is kept: pull cotangents back through it once."""
+    """One evaluation of f whose autograd graph is kept: pull cotangents back through it once.
+
+    `y` and `out` are as f has them where the state is one real tensor, else vectors.
+    """
 
     t: Tensor
     y: Tensor
     out: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """f(t, y) as a vector `[n]`, without its graph."""
+        return self.out.detach().reshape(-1)
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,6 +69,7 @@ class Field:
         self.params = params
         self.samples: int | None = None  # with per-sample steps: t has shape [samples, 1, ...]
         self.watched: tuple[Tensor, ...] = ()
+        self.cast: torch.dtype | None = None  # what autocast casts to inside f, if it is on
         self.random = False  # whether f drew random numbers when it was first evaluated
         self.stats = Stats()
         self.captured: Any = None  # f as a graph, where the engine compiles
@@ -88,7 +97,8 @@ class Field:
     def time(self, t: float | Tensor) -> Tensor:
         """The time as f sees it."""
         if isinstance(t, Tensor):
-            return t.to(self.layout.real).view(-1, *[1] * (len(self._shape) - 1))
+            t = t.to(self.layout.real, copy=True)  # f may write into it
+            return t.view(-1, *[1] * (len(self._shape) - 1))
         if self.samples is not None:
             shape = (self.samples, *[1] * (len(self._shape) - 1))
             return torch.full(shape, t, dtype=self.layout.real, device=self.layout.device)
@@ -97,6 +107,8 @@ class Field:
     def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:
         """f(t, y) as a vector `[n]`, outside any autograd graph."""
         self.stats.nfe += 1
+        if not torch.is_grad_enabled():
+            return self._evaluate(self.time(t), y)
         with torch.no_grad():
             return self._evaluate(self.time(t), y)
 
@@ -107,13 +119,14 @@ class Field:
             at = self.time(t)
             if wrt_t:
                 at.requires_grad_()
-            leaf = y.detach().requires_grad_()
-            return Evaluation(at, leaf, self._evaluate(at, leaf))
+            leaf = (y.view(self._shape) if self._plain else y).detach().requires_grad_()
+            out = self._call(at, leaf)
+            return Evaluation(at, leaf, out if out.requires_grad else out.clone())
 
     def differentiable(self, t: Tensor, y: Tensor) -> Tensor:
         """f(t, y) as part of the caller's autograd graph."""
         self.stats.nfe += 1
-        return self._evaluate(t, y)
+        return self._evaluate(t.clone(), y)  # f may write into t
 
     def blocks(self, t: float, y: Tensor) -> list[Block]:
         """∂f/∂y as one dense block, for implicit methods."""
@@ -127,7 +140,7 @@ class Field:
         self.stats.nvjp += 1
         wanted = self.params if params else ()
         watched = self.watched if params else ()
-        inputs = [ev.y, *wanted, *watched] + ([ev.t] if ev.t.requires_grad else [])
+        inputs = (ev.y, *wanted, *watched, *((ev.t,) if ev.t.requires_grad else ()))
         if ev.out.requires_grad and (state or len(inputs) > 1):
             asked = inputs if state else inputs[1:]
             grads = self._vjp(ev, asked, a)
@@ -141,24 +154,24 @@ class Field:
             )
         full = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs, strict=True)]
         at = full[-1] if ev.t.requires_grad else None
-        return Pullback(full[0], full[1 : 1 + len(wanted)], at)
+        return Pullback(full[0].reshape(-1), full[1 : 1 + len(wanted)], at)
 
-    def _vjp(self, ev: Evaluation, inputs: list[Tensor], a: Tensor) -> Any:
+    def _vjp(self, ev: Evaluation, inputs: tuple[Tensor, ...], a: Tensor) -> Any:
         try:
-            return torch.autograd.grad(ev.out, inputs, a, allow_unused=True)
+            return torch.autograd.grad(ev.out, inputs, a.view(ev.out.shape), allow_unused=True)
         except Exception as err:
             if isinstance(err, SolveError):
                 err.from_f = True
             when = f" at t={float(ev.t.detach()):.10g}" if ev.t.ndim == 0 else ""
             err.add_note(f"raised in the vector-Jacobian product of f{when}")
-            raise
+            raise outside(err) from err.__cause__
 
     def vjp(
         self, t: float | Tensor, y: Tensor, a: Tensor, params: bool = True
     ) -> tuple[Tensor, Pullback]:
         """Fused f and vjp: f(t, y), a·∂f/∂y, a·∂f/∂θ."""
         ev = self.evaluation(t, y)
-        return ev.out.detach(), self.pull(ev, a, params)
+        return ev.value, self.pull(ev, a, params)
 
     def jacobian(self, t: float, y: Tensor, params: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """f, ∂f/∂y `[n, n]` and, if asked, ∂f/∂θ `[n, p]`, by one batched vjp of n rows."""
@@ -168,17 +181,20 @@ class Field:
         wanted = list(self.params) if params else []
         if not n or not ev.out.requires_grad:
             no_params = y.new_zeros(n, sum(self.sizes) if params else 0)
-            return ev.out.detach(), y.new_zeros(n, n), no_params
-        eye = torch.eye(n, dtype=y.dtype, device=y.device)
-        rows = torch.autograd.grad(
-            ev.out, [ev.y, *wanted], eye, is_grads_batched=True, allow_unused=True
-        )
-        jac = y.new_zeros(n, n) if rows[0] is None else rows[0]
+            return ev.value, y.new_zeros(n, n), no_params
+        eye = torch.eye(n, dtype=y.dtype, device=y.device).view(n, *ev.out.shape)
+        try:
+            rows = torch.autograd.grad(
+                ev.out, [ev.y, *wanted], eye, is_grads_batched=True, allow_unused=True
+            )
+        except RuntimeError as err:
+            raise outside(err) from err.__cause__
+        jac = y.new_zeros(n, n) if rows[0] is None else rows[0].reshape(n, n)
         blocks = [
             y.new_zeros(n, size) if r is None else flat_rows(r, n)
             for r, size in zip(rows[1:], self.sizes, strict=False)
         ]
-        return ev.out.detach(), jac, torch.cat(blocks, 1) if blocks else y.new_zeros(n, 0)
+        return ev.value, jac, torch.cat(blocks, 1) if blocks else y.new_zeros(n, 0)
 
     def locate(self, i: int) -> str:
         """Where entry i of a state vector lies in the state."""
@@ -204,6 +220,8 @@ class Field:
 
     def flat_parts(self, grads: list[Tensor]) -> list[Tensor]:
         """The same, a vector for each parameter."""
+        if all(g.dtype == self.layout.real for g in grads):
+            return [g.reshape(-1) for g in grads]
         parts = [(torch.view_as_real(g) if g.is_complex() else g).reshape(-1) for g in grads]
         return [p.to(self.layout.real) for p in parts]
 
@@ -213,26 +231,55 @@ class Field:
         parts = vector.split_with_sizes(self.sizes)
         for part, p in zip(parts, self.params, strict=True):
             if p.is_complex():
-                out.append(torch.view_as_complex(part.reshape(*p.shape, 2)).to(p.dtype))
+                pairs = part.reshape(*p.shape, 2).clone()  # pairs begin at even places
+                out.append(torch.view_as_complex(pairs).to(p.dtype))
             else:
                 part = part.view(p.shape)
                 out.append(part if part.dtype == p.dtype else part.to(p.dtype))
         return out
 
     def _evaluate(self, t: Tensor, vector: Tensor) -> Tensor:
-        layout = self.layout
-        y = vector.view(self._shape) if self._plain else layout.unflatten(vector)
+        """f(t, y) as a vector `[n]`."""
+        if not self._plain:
+            return self._call(t, vector)
+        return self._call(t, vector.view(self._shape)).reshape(-1)
+
+    def _call(self, t: Tensor, y: Any) -> Tensor:
+        """f(t, y), checked: of and in the shape of one real tensor; else of and as vectors."""
+        layout, plain = self.layout, self._plain
+        y = y if plain else layout.unflatten(y)
         try:
-            out = self.f(t, y)
-            plain = self._plain and type(out) is Tensor and out.shape == self._shape
-            if plain and out.dtype == layout.dtype and out.device == layout.device:
-                return out.reshape(-1)
-            return flat_result(self.f, out, y, layout)
+            out = self.f(t, y) if self.cast is None else self._cast(t, y)
+            if not plain:
+                return flat_result(self.f, out, y, layout)
+            alike = type(out) is Tensor and out.shape == self._shape
+            if alike and out.dtype == layout.dtype and out.device == layout.device:
+                return out
+            return flat_result(self.f, out, y, layout).view(self._shape)
         except Exception as err:
             told = explained(err, self.f, layout, t, self.stats.nfe)
             if told is err:
                 raise
             raise told from err
+
+    def _cast(self, t: Tensor, y: Any) -> Any:
+        """What f returns under autocast.
+
+        Without the cache of casts, which would tie one evaluation to the graph of another.
+        """
+        with torch.autocast(self.layout.device.type, self.cast, cache_enabled=False):
+            return self.f(t, y)
+
+
+def outside(err: Exception) -> Exception:
+    """What a vector-Jacobian product raised; a graph that ends outside f is said to."""
+    if not isinstance(err, RuntimeError) or "through the graph a second time" not in str(err):
+        return err
+    return MissingGradientError(
+        "f(t, y) uses a tensor that was computed outside f from one of `params`: its graph was "
+        "gone after one vector-Jacobian product. Name that tensor in `params=`, and not what it "
+        "was computed from (autograd goes on from there), or compute it inside f."
+    )
 
 
 def flat_rows(rows: Tensor, n: int) -> Tensor:

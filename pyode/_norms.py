@@ -29,9 +29,13 @@ class Groups:
 
     def __call__(self, scaled: Tensor) -> float:
         """Norm of errors that are already divided by their tolerance; one host sync."""
-        if len(self.spans) == 1:
-            return rms(scaled[slice(*self.spans[0])])
-        return largest([rms(scaled[slice(*span)]) for span in self.spans])
+        return self.each(scaled)[0]
+
+    def each(self, *scaled: Tensor) -> list[float]:
+        """The same of several; one host sync."""
+        parts = [x if b - a == len(x) else x[a:b] for x in scaled for a, b in self.spans]
+        sizes, m = rms_of(*parts), len(self.spans)
+        return [largest(sizes[i * m : i * m + m]) for i in range(len(scaled))] if m != 1 else sizes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,32 +59,36 @@ class Custom:
         return abs(float(self.norm(self.unflatten(scaled))))
 
 
-def spans_of(norm: Norm, start: int, stop: int) -> list[tuple[int, int]] | None:
-    """The spans of `start:stop` of whose RMS a norm is the largest, or None: it is the caller's."""
-    if norm is rms:
-        return [(start, stop)] if stop > start else []
-    if isinstance(norm, Groups):
-        return [(start + a, start + b) for a, b in norm.spans if b > a]
-    if not isinstance(norm, Largest):
-        return None
-    found = []
-    for part, inner in norm.parts:
-        spans = spans_of(inner, *part.indices(stop)[:2])
-        if spans is None:
-            return None
-        found += spans
-    return found
+def each(norm: Norm, *scaled: Tensor) -> list[float]:
+    """The norm of several errors; one host sync, but for the caller's own."""
+    return norm.each(*scaled) if isinstance(norm, Groups) else [norm(x) for x in scaled]
+
+
+def together(parts: list[tuple[int, int, Norm]]) -> Norm:
+    """The largest of several norms, of the parts `start:stop` of a vector."""
+    spans: list[tuple[int, int]] = []
+    for start, stop, norm in parts:
+        if not isinstance(norm, Groups):
+            return Largest(tuple((slice(a, b), inner) for a, b, inner in parts))
+        spans += [(start + a, start + b) for a, b in norm.spans if stop > start]
+    return Groups(tuple(spans))
 
 
 def largest(values: list[float]) -> float:
     """The largest, or NaN if one is: `max` may pass over it."""
-    return math.nan if any(v != v for v in values) else max(values)
+    return math.nan if any(v != v for v in values) else max(values, default=0.0)
+
+
+def rms_of(*xs: Tensor) -> list[float]:
+    """Root mean square of each; one host sync."""
+    found = [torch.linalg.vector_norm(x) for x in xs]
+    apart = len(found) < 2 or found[0].device.type == "cpu"
+    sizes = [float(x) for x in found] if apart else torch.stack(found).tolist()
+    return [size / max(x.numel(), 1) ** 0.5 for size, x in zip(sizes, xs, strict=True)]
 
 
 def rms(x: Tensor) -> float:
-    if x.numel() == 0:
-        return 0.0
-    return float(torch.linalg.vector_norm(x)) / x.numel() ** 0.5
+    return rms_of(x)[0]
 
 
 def whole(n: int) -> Groups:

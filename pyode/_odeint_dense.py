@@ -14,6 +14,7 @@ from ._adjoints import Discrete
 from ._errors import InputError, InputTypeError
 from ._odeint import Call
 from ._solution import Solution
+from ._state import asked
 
 
 def odeint_dense(
@@ -77,11 +78,11 @@ class Dense:
         """State at one time, or at several `[k]`.
 
         Raises:
-            InputError: a time outside what was solved; one twice, whose gradient is wanted; or a
-                gradient is, and f's parameters are not what they were.
+            InputError: a time outside what was solved, or no time; one twice, whose gradient is
+                wanted; or a gradient is, and f's parameters are not what they were.
         """
-        held = self.solution(t.detach() if isinstance(t, Tensor) else t)
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = asked(t)
+        held = self.solution(t.detach())
         if not torch.is_grad_enabled() or not (self.solution.plan.needs or t.requires_grad):
             return held
         ends, given = self.call.t, t.reshape(-1).to(self.call.t.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -175,17 +175,17 @@ def reached(
                 "arguments. Pass it in `params=(tensor,)`, or detach it if its gradient is not "
                 "wanted."
             )
-    upstream = _upstream([p for p in direct.values() if p.grad_fn is not None], edges)
-    clash = [p for p in direct.values() if id(p) in upstream]
+    above = upstream([p for p in direct.values() if p.grad_fn is not None], edges)
+    clash = [p for p in direct.values() if id(p) in above]
     if clash:
         raise MissingGradientError(
             f"f(t, y) uses {name_of_tensor(f, clash[0])} and also a tensor computed from it "
             "outside f. Compute the second inside f, so that each dependence is counted once."
         )
-    known = [p for p in params if id(p) in direct or (p.grad_fn is None and id(p) not in upstream)]
+    known = [p for p in params if id(p) in direct or (p.grad_fn is None and id(p) not in above)]
     missed = [p for i, p in direct.items() if all(i != id(q) for q in known)]
     silent = [p for p in params if p.grad_fn is not None and id(p) not in direct]
-    return tuple(known + missed), tuple(p for p in silent if id(p) not in upstream)
+    return tuple(known + missed), tuple(p for p in silent if id(p) not in above)
 
 
 def _shape(node: Any, index: int) -> str:
@@ -211,7 +211,7 @@ def _walk(
             stack.extend(node.next_functions)
 
 
-def _upstream(tensors: list[Tensor], edges: dict[tuple[Any, int], Tensor]) -> set[int]:
+def upstream(tensors: Iterable[Tensor], edges: dict[tuple[Any, int], Tensor]) -> set[int]:
     """Ids of known tensors and leaves that computed tensors were made from."""
     stack = [pair for p in tensors for pair in p.grad_fn.next_functions]  # type: ignore[union-attr]
     seen: set[tuple[Any, int]] = set()

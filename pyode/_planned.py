@@ -38,9 +38,9 @@ class Known:
         times = [] if seen.opaque else [(t, t._version, t.requires_grad) for t in given]
         return cls(anew, seen, times, _around(plan), torch.is_grad_enabled())
 
-    def holds(self, plan: Plan, needs: frozenset[str]) -> bool:
-        """Whether f and the times are what they were, and the same gradients are wanted."""
-        alike = needs == plan.needs and _around(plan) == self.around
+    def holds(self, plan: Plan) -> bool:
+        """Whether f, the times and what is around them are what they were."""
+        alike = _around(plan) == self.around
         alike &= self.grad or not torch.is_grad_enabled()
         return alike and self.f.same and all(_unchanged(*time) for time in self.times)
 
@@ -59,15 +59,16 @@ def again(plan: Plan, y0: Any, throw: bool) -> Solution:
         raise InputError("this plan is of one solve. Pass its arguments to pyode.plan for others.")
     refuse_transforms("solve", *tree_leaves(y0))
     flat = _checked(y0, plan.layout)
-    needs = plan.needs - {"y0"}
-    if torch.is_grad_enabled() and flat.requires_grad:
-        needs |= {"y0"}
+    needs, kept = plan.needs, plan.kept
     if not torch.is_grad_enabled():
-        needs = frozenset()
-    if not plan.known.holds(plan, needs):
+        needs, kept = frozenset(), kept.setdefault("values only", {})
+    elif flat.requires_grad != ("y0" in needs):
+        return finished(*plan.known.anew(y0), throw)
+    if not plan.known.holds(plan):
         return finished(*plan.known.anew(y0), throw)
     mine = object.__new__(type(plan))
-    mine.__dict__.update(plan.__dict__, field=plan.field.again(), stats=SolveStats(), known=None)
+    own = {"field": plan.field.again(), "stats": SolveStats(), "needs": needs, "kept": kept}
+    mine.__dict__.update(plan.__dict__, known=None, **own)
     return finished(mine, flat, throw)
 
 

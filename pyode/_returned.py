@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from typing import Any
@@ -55,10 +56,11 @@ def flat_result(f: Any, out: Any, y: Any, layout: Layout) -> Tensor:
 
 
 def as_built(out: Any, y: Any) -> Any:
-    """`out` with the order of y's keys, and with y's tuples where it has lists or plain tuples."""
-    if isinstance(y, dict) and type(out) is type(y) and out.keys() == y.keys():
-        ordered = {key: as_built(out[key], part) for key, part in y.items()}
-        return ordered if type(y) is dict else type(y)(ordered)
+    """`out` as y's kind of dict, in the order of its keys, and with y's tuples for lists."""
+    if isinstance(y, dict) and isinstance(out, dict) and out.keys() == y.keys():
+        made = copy.copy(y)  # with what a defaultdict has beside its items
+        made.update({key: as_built(out[key], part) for key, part in y.items()})
+        return made
     alike = type(out) in (type(y), list, tuple) and isinstance(y, (list, tuple))
     if not alike or len(out) != len(y) or (type(y) is list and type(out) is not list):
         return out

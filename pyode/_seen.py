@@ -6,7 +6,7 @@ import functools
 import operator
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,10 +34,16 @@ class Seen:
     Of what changes in its place: whether tensors require grad, where their numbers are and how they
     lie there, the versions of those of integers or truth values, and what containers hold.
     `opaque`: something cannot be looked into.
+
+    Args:
+        f: the function.
+        apart: objects that f is, or that its closure holds, which whoever asks knows to be the
+            same: they are looked into, tensors among them are not, and none is held.
     """
 
-    def __init__(self, f: Callable[..., Any]):
+    def __init__(self, f: Callable[..., Any], apart: Sequence[Any] = ()):
         self.opaque = False
+        self._apart = {id(x) for x in apart}
         self.empty: list[Any] = []  # containers
         self.full: list[tuple[Any, Callable[[], Any], tuple[Any, ...]]] = []  # with their parts
         self.globals: list[tuple[dict[str, Any], str, Any]] = []
@@ -45,27 +51,45 @@ class Seen:
         self.tensors: list[tuple[Tensor, tuple[Any, ...]]] = []
         self.counters: list[tuple[Tensor, int]] = []  # version
         self._known: set[int] = set()
-        self._look(f, DEPTH)
+        for x in (f, *(x for x in apart if x is not f)):
+            if not (apart and isinstance(x, Tensor)):
+                self._inside(x, DEPTH)
         self.opaque |= len(self.globals) + sum(len(then) for *_, then in self.full) > MOST
+        if self.opaque:
+            for held in (self.empty, self.full, self.globals, self.cells, self.tensors):
+                held.clear()
+            self.counters.clear()
 
     @property
     def same(self) -> bool:
         """Whether all of it is what it was; False where something is opaque."""
         if self.opaque or any(self.empty):
             return False
-        try:
-            return (
-                all(_where(x) == then for x, then in self.tensors)
-                and all(cell.cell_contents is value for cell, value in self.cells)
-                and all(x.get(name, _NOTHING) is value for x, name, value in self.globals)
-                and all(len(x) == len(then) for x, _, then in self.full)
-                and all(all(map(operator.is_, parts(), then)) for _, parts, then in self.full)
-                and all(x._version == version for x, version in self.counters)
-            )
+        try:  # loops: generators take a fifth longer
+            for x, then in self.tensors:
+                if _where(x) != then:
+                    return False
+            for cell, value in self.cells:
+                if cell.cell_contents is not value:
+                    return False
+            for x, name, value in self.globals:
+                if x.get(name, _NOTHING) is not value:
+                    return False
+            for x, parts, then in self.full:
+                if len(x) != len(then) or not all(map(operator.is_, parts(), then)):
+                    return False
+            return all(x._version == version for x, version in self.counters)
         except ValueError:  # a cell that is empty now
             return False
 
     def _look(self, x: Any, depth: int) -> None:
+        """Look into what is held from here on."""
+        if id(x) in self._apart:
+            self.opaque = True
+            return
+        self._inside(x, depth)
+
+    def _inside(self, x: Any, depth: int) -> None:
         if id(x) in self._known or (isinstance(x, FIXED) and not _own(x)):
             return
         if depth < 0 or len(self.full) > MOST:
@@ -86,7 +110,9 @@ class Seen:
             self._several((x.func, *x.args), depth)
             self._mapping(x.keywords, depth)
         elif isinstance(x, types.MethodType):
-            self._several((x.__self__, x.__func__), depth)
+            for part in (x.__self__, x.__func__):
+                if id(part) not in self._apart:
+                    self._look(part, depth - 1)
         elif isinstance(x, types.FunctionType):
             self._function(x, depth)
         elif isinstance(x, dict):
@@ -157,6 +183,8 @@ class Seen:
                 value = cell.cell_contents
             except ValueError:  # a cell that is still empty
                 self.opaque = True
+                continue
+            if id(value) in self._apart:
                 continue
             self.cells.append((cell, value))
             self._look(value, depth - 1)

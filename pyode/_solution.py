@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ._autograd import uncast
 from ._engine import Plan
 from ._errors import InputError, Outcome
+from ._state import asked
 from ._stats import SolveStats
 
 if TYPE_CHECKING:
@@ -59,9 +61,9 @@ class Solution:
         stored state.
 
         Raises:
-            InputError: a time outside what was solved.
+            InputError: a time outside what was solved, or no time.
         """
-        times = torch.as_tensor(t, dtype=torch.float64)
+        times = asked(t)
         low, high = sorted((self.plan.times.values[0], self.reached))
         layout, known = self.plan.layout, {t: i for i, t in enumerate(self.plan.times.values)}
         rows = []
@@ -72,9 +74,12 @@ class Solution:
                 row = pytree.tree_map(lambda y, i=known[x]: y[i].detach(), self.ys)
                 rows.append(layout.flatten(row))
             else:
-                rows.append(self.dense(x))
+                with torch.no_grad(), uncast(layout.device):
+                    rows.append(self.dense(x))
         if times.ndim == 0:
             return layout.unflatten(rows[0].clone())
+        if not rows:
+            return pytree.tree_map(lambda y: y[:0].detach(), self.ys)
         return layout.unflatten_rows(torch.stack(rows))
 
     def to_pandas(self) -> pd.DataFrame:

@@ -199,6 +199,8 @@ def check_times(ts: Any, layout: Layout, name: str = "ts") -> Times:
         raise InputTypeError(f"`{name}` is on the meta device: it has no values. Pass numbers.")
     if ts.is_complex() or ts.dtype in (torch.bool, torch.float16, torch.bfloat16):
         raise InputTypeError(f"`{name}` has dtype {ts.dtype}. Pass float32 or float64.")
+    if ts.is_inference() and not torch.is_inference_mode_enabled():
+        ts = ts.clone()  # autograd may see that one
     values = tuple(float(t) for t in ts.detach().tolist())
     for i, t in enumerate(values):
         if not math.isfinite(t):
@@ -206,6 +208,25 @@ def check_times(ts: Any, layout: Layout, name: str = "ts") -> Times:
     if values[0] != values[-1] or len(values) > 2:
         _check_monotone(values, name)
     return Times(ts, values)
+
+
+def asked(t: Any) -> Tensor:
+    """Times at which a solution is asked for, float64: one, or several `[k]`.
+
+    Raises:
+        InputError: they are no such times.
+    """
+    try:
+        if isinstance(t, Tensor) and t.is_complex():
+            raise TypeError
+        times = torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputTypeError(
+            f"`t` got {str(t)[:60]}. Pass a number, or a tensor or list of numbers."
+        ) from None
+    if times.ndim > 1:
+        raise InputError(f"`t` has shape {list(times.shape)}. Pass one time, or several `[k]`.")
+    return times
 
 
 def _as_times(ts: Any, layout: Layout, name: str) -> Tensor:

@@ -82,6 +82,11 @@ def test_other_adjoints(adjoint, calls):
     assert calls
 
 
+@pytest.mark.parametrize("adjoint", [pyode.Interpolating(), pyode.Gauss()], ids=repr)
+def test_adjoints_by_steps_of_one_stage(adjoint):
+    both(torch.linspace(0, 1, 3, dtype=F64), adjoint=adjoint, solver=pyode.Euler(step_size=0.03))
+
+
 def test_what_a_failed_solve_had_reached():
     rows = []
     for engine in ("torch", COMPILED):

@@ -318,7 +318,7 @@ class TestSolvesWithinF:
         w, fault = weight(), []
 
         def f(t, y):
-            return self.f(t, -w * y) if fault else -w * y
+            return self.f(t, w * y) if fault else -w * y
 
         sol = pyode.solve(f, ones(1), (0.0, 1.0), adjoint=adjoint)
         fault.append(True)

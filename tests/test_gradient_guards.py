@@ -41,6 +41,7 @@ class TestDrift:
             sol.ys[-1].sum().backward()
         assert "Use Interpolating() or Discrete()" in str(caught[0].message)
         assert len(caught) == 1
+        assert caught[0].filename == __file__
         assert len(sol.stats.backward.drift) == 1
         assert sol.stats.backward.drift[0] > 1e6
         assert w.grad is not None

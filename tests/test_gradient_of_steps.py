@@ -185,3 +185,24 @@ def test_inputs_made_from_what_f_depends_on(made, graph):
         results.append([torch.zeros(1, dtype=F64) if g is None else g for g in grads])
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", [pyode.Dopri5, pyode.Dopri8, pyode.Kvaerno5])
+def test_replay_beside_a_jump_is_the_same_to_the_last_bit(solver):
+    """Dense stages of a step that begins or ends beside a jump: of the same step size."""
+
+    def f(t, y):
+        return torch.tanh(y @ w) * torch.where(t < 0.5, 1.0, -0.5) + 0.1 * t
+
+    torch.manual_seed(0)
+    w = (0.5 * torch.randn(3, 3, dtype=torch.float64)).requires_grad_()
+    y0 = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    found = []
+    for memory in (None, "steps", 800):
+        sol = pyode.solve(
+            f, y0, torch.linspace(0, 1, 5, dtype=torch.float64), jumps=(0.5,),
+            solver=solver(rtol=1e-6, atol=1e-6), adjoint=pyode.Discrete(memory=memory),
+        )  # fmt: skip
+        found.append(torch.autograd.grad((sol.ys**2).sum(), [y0, w]))
+    for kept in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(kept, found[0], strict=True))

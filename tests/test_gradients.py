@@ -275,3 +275,44 @@ def robertson(component: int, adjoint: pyode.Adjoint, rtol: float) -> Tensor:
     solver = pyode.Kvaerno5(rtol=rtol, atol=rtol * 1e-6)
     sol = pyode.solve(problem.f, problem.y0, problem.ts, solver=solver, adjoint=adjoint)
     return torch.autograd.grad(problem.loss(sol.ys), problem.f.k)[0]
+
+
+@pytest.mark.parametrize("adjoint", ALL)
+@pytest.mark.parametrize("before", [1, 2])
+def test_complex_parameters_of_a_real_state(adjoint, before):
+    """Wherever their pairs begin in a vector of all gradients."""
+    w = torch.tensor([0.3 + 0.4j, -0.2 + 0.1j, 0.1 - 0.5j], dtype=torch.complex128)
+    w.requires_grad_()
+    a = torch.linspace(0.2, 0.5, before, dtype=F64).requires_grad_()
+
+    def f(t, y):
+        return a.sum() * torch.sin(y) + (w * w * y).imag + (w * t).abs()
+
+    y0 = torch.tensor([0.5, -0.3, 0.2], dtype=F64, requires_grad=True)
+    found = []
+    for chosen in (ALL[adjoint], pyode.Discrete()):
+        solver = pyode.Dopri8(rtol=1e-10, atol=1e-11)
+        sol = pyode.solve(f, y0, (0.1, 1.0), solver=solver, adjoint=chosen)
+        found.append(torch.autograd.grad(sol.ys[-1].square().sum(), (a, w, y0)))
+    for got, want in zip(*found, strict=True):
+        assert relative(got, want) < 1e-7
+
+
+@pytest.mark.parametrize("adjoint", [a for a in ALL if a != "forward"])
+@pytest.mark.parametrize("solver", [pyode.Euler, pyode.Midpoint, pyode.Heun3])
+def test_steps_of_few_stages_take_every_adjoint(solver, adjoint):
+    given, errors = leaf(*NET_Y0), []
+    w = leaf(*NET_W)
+    for step_size in (0.04, 0.02):
+        options = {"solver": solver(step_size=step_size), "adjoint": ALL[adjoint]}
+        sol = pyode.solve(functools.partial(rate_of, net, w), given, (0.0, 1.0), **options)
+        found = torch.autograd.grad(sol.ys[-1].square().sum(), (given, w))
+        exact = pyode.solve(
+            functools.partial(rate_of, net, w),
+            given,
+            (0.0, 1.0),
+            solver=pyode.Dopri8(rtol=1e-11, atol=1e-12),
+        )
+        wanted = torch.autograd.grad(exact.ys[-1].square().sum(), (given, w))
+        errors.append(max(relative(a, b) for a, b in zip(found, wanted, strict=True)))
+    assert errors[0] / errors[1] > 0.8 * 2**solver.order

@@ -147,3 +147,57 @@ def test_what_per_sample_steps_do_not_support_is_refused():
         pyode.solve(lambda t, y: -y, torch.tensor(1.0), (0.0, 1.0), batch="independent")
     with pytest.raises(pyode.InputError, match="Did you mean 'independent'"):
         pyode.solve(f, y0, (0.0, 1.0), batch="independant")
+
+
+def swinging(t, y):
+    return torch.cat([y[:, 1:], -(1 + 20 * torch.cos(3 * t) ** 2) * y[:, :1]], 1)
+
+
+@pytest.mark.parametrize("d", [0.0, 0.3])
+def test_every_term_of_the_controller_counts(d):
+    y0 = torch.tensor([[1.0, 0.5]], dtype=F64)
+    control = pyode.PID(p=0.1, i=0.8, d=d)
+    solver = pyode.Tsit5(rtol=1e-6, controller=control, first_step=1e-3)
+    alone = pyode.solve(swinging, y0, (0.0, 30.0), solver=solver, batch="independent")
+    joint = pyode.solve(swinging, y0, (0.0, 30.0), solver=solver)
+    # steps are not stretched to meet an end here, and may grow just after a rejection
+    assert alone.stats.forward.accepted == pytest.approx(joint.stats.forward.accepted, rel=0.01)
+    assert alone.stats.forward.rejected == pytest.approx(joint.stats.forward.rejected, rel=0.1)
+
+
+def test_steps_forced_by_min_step_are_said_to_be():
+    y0 = torch.ones(3, 1, dtype=F64)
+    rate = torch.tensor([[1.0], [3.0], [9.0]], dtype=F64)
+    solver = pyode.Tsit5(rtol=1e-8, min_step=0.1)
+    with pytest.warns(pyode.ToleranceWarning, match=r"of \d+ forward steps .* min_step"):
+        sol = pyode.solve(
+            lambda t, y: -rate * y, y0, (0.0, 1.0), solver=solver, batch="independent"
+        )
+    stats = sol.stats.forward
+    assert 0 < stats.forced <= int(stats.per_sample["accepted"].sum())
+    with pytest.warns(pyode.ToleranceWarning):
+        alone = pyode.solve(lambda t, y: -rate[2:] * y, y0[2:], (0.0, 1.0), solver=solver)
+    assert stats.forced_error == pytest.approx(alone.stats.forward.forced_error, rel=1e-6)
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-3])
+def test_a_function_that_ends_is_said_to_be_the_cause(least):
+    y0 = torch.ones(2, 1, dtype=F64)
+    ends = torch.tensor([[0.5], [2.0]], dtype=F64)
+    with pytest.raises(pyode.NonFiniteError, match=r"NaN or Inf for 1 of 2 samples \(0\)") as got:
+        pyode.solve(
+            lambda t, y: torch.sqrt(ends - t),
+            y0,
+            (0.0, 1.0),
+            solver=pyode.Tsit5(min_step=least),
+            batch="independent",
+        )
+    assert got.value.stats.steps < 300
+    assert torch.isfinite(got.value.solution.ys[-1, 1]).all()
+
+
+def test_a_sample_that_blows_up_is_said_to():
+    y0 = torch.tensor([[1.0], [0.1]], dtype=F64)
+    with pytest.raises(pyode.StepUnderflowError, match=r"1 of 2 samples \(0\)") as got:
+        pyode.solve(lambda t, y: y * y, y0, (0.0, 2.0), batch="independent")
+    assert "blows up" in str(got.value)

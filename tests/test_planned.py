@@ -277,15 +277,13 @@ def test_training_with_a_plan(engine):
 def test_other_gradients_than_planned(anew):
     f, y0 = Field(), start()
     plan = pyode.plan(f, y0, TS)
-    with torch.no_grad():
-        assert not plan.solve(y0).ys.requires_grad
     sol = plan.solve(y0.detach())
-    assert len(anew) == 3
+    assert len(anew) == 2
     assert sol.ys.requires_grad
     with torch.no_grad():
         plan = pyode.plan(f, y0, TS)
         plan.solve(y0)
-    assert len(anew) == 4
+    assert len(anew) == 3
     gradient(plan.solve(y0), f, y0)
     assert plan.solve(y0.detach()).ys.requires_grad  # by f's parameters alone
 

@@ -130,13 +130,14 @@ function forward_at(field::Field{T}, name, keep, at, deadline) where {T}
     (; place) = field
     tidy()
     field.deadline = deadline
+    counted!(field.native)  # of a solve that was stopped
     field.room = room == 0 ? T[] : wrap(Host(), T, spare, room)
     times = T.(read_vector(Float64, ts, m))
     fwd = inside(place) do
         start = read_vector(T, u0, field.n, place)
         known = first == 0 ? nothing : wrap(place, T, first, field.n)
         fresh(field.native, prepare, start, field.sign * times[1], known) || return nothing
-        fwd = forward(
+        fwd = Base.inferencebarrier(forward)(
             field, start, times, algorithm(name), options_of(field, settings, count);
             keep = String(keep), slots, lead, marks = T.(read_vector(Float64, marks, marked)),
             first = known,
@@ -169,7 +170,7 @@ function gradient_at(
     counted!(field.native)
     found = inside(place) do
         loss = read_matrix(T, g, field.n, length(fwd.ts), place)
-        found = gradient(
+        found = Base.inferencebarrier(gradient)(
             fwd, String(adjoint), loss, algorithm(name), options_of(field, settings, count);
             resync, seminorm, quad_reltol, quad_abstol,
         )

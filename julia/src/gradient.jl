@@ -35,7 +35,7 @@ function gradient(
     field.trouble.what, field.peak = "", 0
     adjoint == "discrete" && return discrete(fwd, g)
     try
-        return pull_back(
+        return Base.inferencebarrier(pull_back)(
             fwd, Val(Symbol(adjoint)), g, alg, options, resync, seminorm, T(quad_reltol),
             T(quad_abstol),
         )

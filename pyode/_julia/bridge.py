@@ -14,6 +14,7 @@ from .. import _adjoints as adj
 from .._engine import Plan
 from .._solvers import PID, AdaptiveSolver, Solver
 from .._tolerances import tightest
+from .began import Called, Compiled
 from .callbacks import Callbacks
 from .places import place_of
 from .remote import Remote
@@ -128,6 +129,7 @@ class Bridge:
         self.terms = known = terms(plan, rhs, size)
         setup, place = known.setup, known.place
         self.callbacks = Callbacks(rhs, size, setup.p, known.dtype, place)
+        self.native, self.began = native, None
         if process:
             self.session: Session = Remote(setup, self.callbacks)
         else:
@@ -140,8 +142,21 @@ class Bridge:
         """
         self.callbacks.clock = plan.clock
         state, first, known = z.detach().contiguous(), _first(plan, z), self.terms
+        start = plan.times.values[0]
+        if first is not None and self.native is None:
+            self.callbacks.began = start, state.clone(), first.clone()
         left = _seconds(plan.clock)
-        return self.session.forward(state, first, known.forward, left, known.keep, lead)
+        found = self.session.forward(state, first, known.forward, left, known.keep, lead)
+        if self.native is not None and found is not None:
+            self.began = Compiled(self.native, start, state)
+        elif self.callbacks.began is not None:
+            self.began = Called(*self.callbacks.began)
+        return found
+
+    @property
+    def changed(self) -> bool:
+        """Whether f is not what it was in the forward solve; a native field is read anew."""
+        return self.began is not None and self.began.changed(self.callbacks)
 
     def gradient(self, plan: Plan, g: Tensor) -> Pulled:
         """Pull `g` `[m, n]` back."""

@@ -9,9 +9,7 @@ address. f must not keep `y` beyond its call, for its memory is Julia's: it must
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,22 +62,12 @@ class Callable:
         return {name: SIGNATURE(self.place.guarded(getattr(self, name))) for name in NAMES}
 
 
-_polled: list[Callable] = []  # of the solves that run, the innermost last
-
-
-@contextlib.contextmanager
-def polled(calls: Callable) -> Iterator[None]:
-    """These calls are polled while a native field is solved with."""
-    _polled.append(calls)
-    try:
-        yield
-    finally:
-        _polled.pop()
+polled: list[Callable] = []  # by native fields: of the solves that run, the innermost last
 
 
 @POLL
 def _poll(t: float) -> int:
-    return _polled[-1].poll(t)
+    return polled[-1].poll(t)
 
 
 def poll() -> int:
@@ -109,11 +97,14 @@ class Callbacks(Callable):
         self.param_jacobians = Views(place, dtype, p, n)
         self.clock: Clock | None = None
         self.plain = 0  # calls of `f`
+        self.began: tuple[float, Tensor, Tensor] | None = None  # the first: t, y, and f there
 
     def f(self, du: int, u: int, _0: int, _1: int, _2: int, t: float) -> int:
         self.plain += 1
         try:
-            self.states[du].copy_(self.field(t, self.states[u]))
+            out = self.states[du].copy_(self.field(t, self.states[u]))
+            if self.began is None:
+                self.began = t, self.states[u].clone(), out.clone()
             if self.clock is not None:
                 self._move(t)
         except BaseException as err:
@@ -215,6 +206,6 @@ def time_derivative(field: Field, t: float, y: Tensor) -> Tensor:
     ev = field.evaluation(t, y, wrt_t=True)
     if not ev.out.requires_grad:
         return torch.zeros_like(y)
-    eye = torch.eye(y.numel(), dtype=y.dtype, device=y.device)
+    eye = torch.eye(y.numel(), dtype=y.dtype, device=y.device).view(-1, *ev.out.shape)
     (rows,) = torch.autograd.grad(ev.out, [ev.t], eye, is_grads_batched=True, allow_unused=True)
     return torch.zeros_like(y) if rows is None else rows.reshape(-1)

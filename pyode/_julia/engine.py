@@ -9,14 +9,16 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 
 from .. import _adjoints as adj
 from .. import _solvers as s
 from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
 from .._errors import DriftWarning, InputError, Options, ToleranceWarning
+from .._field import Field
 from .._stats import Stats
-from .._torch import sensitivities
+from .._torch import diagnose, sensitivities
 from .._torch.adjoint_rhs import cotangent_scale, time_grads, zero_grads
 from .._warned import warn
 from . import runtime
@@ -119,9 +121,13 @@ class _Dense:
 
     bridge: Bridge
     n: int
+    random: bool
 
     def __call__(self, t: float) -> Tensor:
-        return self.bridge.interpolate(t)[: self.n]
+        bridge = self.bridge
+        if bridge.terms.keep.keep != "dense" and not self.random and bridge.changed:
+            raise diagnose.another_between(t)
+        return bridge.interpolate(t)[: self.n]
 
 
 def _clock(plan: Plan, start: float, end: float, direction: str) -> Clock:
@@ -167,7 +173,7 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     failure = None
     if not report.ok:
         failure = forward_failure(plan, rhs, report, solved.trouble, solved.last)
-    return Result(ys, tape, _Dense(bridge, n), failure)
+    return Result(ys, tape, _Dense(bridge, n, plan.field.random), failure)
 
 
 def _must_be_native(native: Native | None, why: str) -> None:
@@ -190,14 +196,23 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     scale = 1.0 if isinstance(adjoint, adj.Discrete) else cotangent_scale(grad_ys)
     if scale == 0.0 or tape.bridge is None:
         return zero_grads(plan, tape.ys)
+    if not field.random and tape.bridge.changed:
+        raise diagnose.another(plan)
     g = grad_ys if scale == 1.0 else grad_ys / scale
     found = tape.bridge.gradient(plan, g)
     _account(plan, tape.bridge, found)
     lam0, params = found.lam, found.params
     if scale != 1.0:
         lam0, params = lam0.mul_(scale), params.mul_(scale)
-    grads = field.split_params(params) if field.params else []
+    grads = _split(field, params) if field.params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads, params)
+
+
+def _split(field: Field, vector: Tensor) -> list[Tensor]:
+    """`Field.split_params`, in one call where it can be."""
+    if all(p.dtype == vector.dtype and p.numel() for p in field.params):
+        return list(_unflatten_dense_tensors(vector, field.params))
+    return field.split_params(vector)
 
 
 def _count(stats: Stats, report: Report, counts: Counts) -> None:

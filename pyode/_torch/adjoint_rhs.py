@@ -13,7 +13,7 @@ from torch import Tensor
 from .._engine import Grads, Plan
 from .._errors import BackwardError, InputError, SolveError
 from .._field import Block, Field
-from .._norms import Custom, Largest, Norm, rms, state_norm
+from .._norms import Custom, Norm, state_norm, together, whole
 from .._solvers import Solver
 from .._state import inside
 from .binding import not_compiled
@@ -38,11 +38,22 @@ class AdjointRHS:
         self.field, self.y_of_t, self.params = field, y_of_t, params
         self.n = field.layout.size
         self.f = field.f  # named in error messages
+        self.rows = getattr(y_of_t, "rows", None)
+        self.known: dict[float, Tensor] = {}  # y(t) at the stages of a step
+
+    def ahead(self, times: list[float]) -> None:
+        """Look y(t) up at the stages of the step that comes."""
+        if self.rows is not None and times:
+            times = list(dict.fromkeys(times))
+            self.known = dict(zip(times, self.rows(times), strict=True))
+
+    def _y(self, t: float) -> Tensor:
+        return self.known[t] if t in self.known else self.y_of_t(t)  # type: ignore[misc]
 
     def split(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """(y, λ) of an adjoint state."""
         n = self.n
-        return (z[:n], z[n : 2 * n]) if self.y_of_t is None else (self.y_of_t(t), z[:n])
+        return (z[:n], z[n : 2 * n]) if self.y_of_t is None else (self._y(t), z[:n])
 
     def __call__(self, t: float, z: Tensor) -> Tensor:
         parts = self._rates(t, z, self.params)
@@ -60,6 +71,11 @@ class AdjointRHS:
         dy, back = self.field.vjp(t, y, lam.neg(), params)
         parts = [back.y] if self.y_of_t is not None else [dy, back.y]
         return [*parts, *self.field.flat_parts(back.params)]
+
+    def of_params(self, t: float, y: Tensor, lam: Tensor) -> Tensor:
+        """-λ·∂f/∂θ `[p]` alone."""
+        ev = self.field.evaluation(t, y)
+        return self.field.flat_params(self.field.pull(ev, lam.neg(), state=False).params)
 
     def blocks(self, t: float, z: Tensor) -> list[Block]:
         """Jacobian blocks: J for y, -Jᵀ for λ; the parameters' integral feeds back nowhere."""
@@ -103,10 +119,11 @@ class AdjointRHS:
         """Largest of y's and λ's `state` norm and ∂L/∂θ's RMS, which the seminorm leaves out."""
         n = self.n
         ends = [n] if self.y_of_t is not None else [n, 2 * n]
-        parts = [(slice(end - n, end), state) for end in ends]
+        parts = [(end - n, end, state) for end in ends]
         if self.params and not seminorm and self.field.params:
-            parts.append((slice(ends[-1], None), rms))
-        return Largest(tuple(parts))
+            size = sum(self.field.sizes)
+            parts.append((ends[-1], ends[-1] + size, whole(size)))
+        return together(parts)
 
 
 def reverse_solver(plan: Plan) -> Solver:

@@ -9,6 +9,7 @@ from .._adjoints import Forward
 from .._engine import Plan
 from .._errors import CompileWarning
 from .._field import Field
+from .._params import upstream
 from .._warned import warn
 from . import capture
 from .capture import Captured
@@ -35,13 +36,29 @@ def bind(plan: Plan) -> Compiled:
         raise Uncompilable("Forward() integrates dense Jacobians")
     if field.random:
         raise Uncompilable("f draws random numbers")
-    if torch.is_autocast_enabled(layout.device.type):
+    if field.cast is not None:
         raise Uncompilable("autocast is on")
     if field.captured is None:
         field.captured = capture.capture(field.f, layout, *_seen(field, plan.times.values[0]))
         if field.first is not None and torch.is_grad_enabled():
             capture.prove(field.f, layout, field.captured.graph)
+    _refuse_outside(field, field.captured)
     return Compiled(field, field.captured)
+
+
+def _refuse_outside(field: Field, captured: Captured) -> None:
+    """What f reads is a constant of its programs, unless it is a parameter.
+
+    Raises:
+        Uncompilable: a tensor that f reads was made of a parameter, outside f.
+    """
+    own = {id(p) for p in field.params}
+    made = [x for x in captured.tensors if x.grad_fn is not None and id(x) not in own]
+    if not made or not own:
+        return
+    edges = {(p.grad_fn, p.output_nr): p for p in field.params if p.grad_fn is not None}
+    if own & upstream(made, edges):
+        raise Uncompilable("f reads a tensor that was computed from one of `params`, outside f")
 
 
 def recall(field: Field, start: float) -> Captured | None:
@@ -49,7 +66,7 @@ def recall(field: Field, start: float) -> Captured | None:
     layout = field.layout
     if layout.device.type != "cpu" or field.samples is not None:
         return None
-    if torch.is_autocast_enabled(layout.device.type):
+    if field.cast is not None:
         return None
     return capture.recall(field.f, layout, *_seen(field, start))
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from .._adjoints import Discrete
 from .._engine import Plan
 from .._field import Field
-from .._norms import Norm, largest, spans_of
+from .._norms import Groups, Norm, largest
 from .._solvers import Solver
 from .capture import Captured
 from .inductor import Pair, Run, Uncompilable, compile_one, compile_pair
 from .method import AHEAD, RHS, Method, Step, joined, packed, unpacked
-from .rk import unrolled_step, weighted
+from .rk import Stages, unrolled_step, weighted
 from .tableaus import Tableau
 
 Evaluate = Callable[[int, Tensor, Tensor, Sequence[Tensor]], Tensor]  # stage, t, y, tensors
@@ -111,7 +111,7 @@ class CompiledMethod(Method):
     ):
         super().__init__(solver, y.dtype, y.device)
         self.compiled, self.quadratures = compiled, quadratures
-        self.spans = spans_of(norm, 0, y.numel()) if self.adaptive else None
+        self.spans = norm.spans if self.adaptive and isinstance(norm, Groups) else None
         self.tolerances = packed(self.rtol, self.atol, y.numel())
         self.saved: Saved = []
         self.keep_stages = wrt_t or self.tableau.extra > 0  # outputs inside a step need them
@@ -153,7 +153,7 @@ class CompiledMethod(Method):
         return self.given
 
     def attempt(
-        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor, room: Tensor | None = None
+        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor, room: Stages | None = None
     ) -> tuple[Tensor, Tensor]:
         more, numbers = self.more(t0, t1), self.numbers(t0, t1)
         out = self.run([numbers, y, k0, *more, *self.compiled.tensors])

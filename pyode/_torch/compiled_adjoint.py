@@ -43,6 +43,15 @@ class CompiledAdjoint(AdjointRHS):
         key = ("adjoint f", *kind(rhs), z.dtype, compiled.params)
         build: Callable[[], Run] = lambda: compile_one(fn, [*lead, *compiled.tensors])  # noqa: E731
         self.run: Run = compiled.program(key, build)
+        self.run_params: Run | None = None
+        if not rhs.params and compiled.places:
+            like = torch.zeros(rhs.n, dtype=z.dtype)
+            lead = [lead[0], like, like.clone()]
+            key = ("-λ·∂f/∂θ", tuple(rhs.field.sizes), z.dtype, compiled.params)
+            of_params = integrand(rhs.field.sizes, compiled)
+            self.run_params = compiled.program(
+                key, lambda: compile_one(of_params, [*lead, *compiled.tensors])
+            )
 
     def __call__(self, t: float, z: Tensor) -> Tensor:
         stats = self.field.stats
@@ -51,6 +60,15 @@ class CompiledAdjoint(AdjointRHS):
         along = () if self.y_of_t is None else (self.y_of_t(t).unsqueeze(0),)
         numbers = torch.tensor((t,), dtype=torch.float64)
         return self.run([numbers, z, *along, *self.compiled.tensors])[0]
+
+    def of_params(self, t: float, y: Tensor, lam: Tensor) -> Tensor:
+        if self.run_params is None:
+            return super().of_params(t, y, lam)
+        stats = self.field.stats
+        stats.nfe += 1
+        stats.nvjp += 1
+        numbers = torch.tensor((t,), dtype=torch.float64)
+        return self.run_params([numbers, y, lam, *self.compiled.tensors])[0]
 
 
 class AdjointMethod(CompiledMethod):
@@ -65,7 +83,7 @@ class AdjointMethod(CompiledMethod):
         norm: Norm,
         quad: slice | None,
     ):
-        self.y_of_t = rhs.y_of_t
+        self.rows = rhs.rows
         super().__init__(
             solver,
             torch.zeros_like(z),
@@ -78,11 +96,12 @@ class AdjointMethod(CompiledMethod):
         )
 
     def more(self, t0: float, t1: float) -> Sequence[Tensor]:
-        if self.y_of_t is None:
+        if self.rows is None:
             return ()
         nodes = self.tableau.c[1 : self.tableau.stages]
-        rows = [self.y_of_t(t1 if c == 1.0 else t0 + c * (t1 - t0)) for c in nodes]
-        return (torch.stack([rows[0], *rows]),)  # the first stage is known
+        times = [t1 if c == 1.0 else t0 + c * (t1 - t0) for c in nodes]
+        unread = times[:1] or [t0]  # the first stage is known
+        return (self.rows([*unread, *times]),)
 
     def count(self) -> None:
         super().count()
@@ -121,11 +140,35 @@ def derivative(rhs: AdjointRHS, compiled: Compiled) -> Any:
         dy, pull = made
         back, *grads = pull(lam.neg())
         parts = [back] if with_y else [dy, back]
-        of = dict(zip(owners, grads, strict=False))
-        parts += [
-            of[j].reshape(-1).to(z.dtype) if j in of else z.new_zeros(size)
-            for j, size in enumerate(sizes)
-        ]
-        return torch.cat(parts)
+        return torch.cat([*parts, *_flat(grads, owners, sizes, z)])
 
     return at
+
+
+def integrand(sizes: list[int], compiled: Compiled) -> Any:
+    """`AdjointRHS.of_params` as a program."""
+    places, owners, evaluate = compiled.places, compiled.params, compiled.evaluate
+
+    def fn(numbers: Tensor, y: Tensor, lam: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        tensors = list(rest)
+
+        def f(*params: Tensor) -> Tensor:
+            for place, p in zip(places, params, strict=True):
+                tensors[place] = p
+            return evaluate(0, numbers[0], y, tensors)
+
+        made: Any = torch.func.vjp(f, *(tensors[place] for place in places))
+        return (torch.cat(_flat(made[1](lam.neg()), owners, sizes, lam)),)
+
+    return fn
+
+
+def _flat(
+    grads: Sequence[Tensor], owners: Sequence[int], sizes: Sequence[int], like: Tensor
+) -> list[Tensor]:
+    """A vector for each parameter, those that f does not read included."""
+    of = dict(zip(owners, grads, strict=False))
+    return [
+        of[j].reshape(-1).to(like.dtype) if j in of else like.new_zeros(size)
+        for j, size in enumerate(sizes)
+    ]

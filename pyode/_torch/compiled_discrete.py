@@ -124,7 +124,7 @@ class CompiledPass(Pass):
             return self._inner(inner, t0, h, stages, k, time) * h, aside
         y = self.trajectory.state(n)
         start, end = self._ends(n)
-        step = Step(n, start, end, y, y, k)  # type: ignore[arg-type]
+        step = Step(n, t0, t1, y, y, k, beside=(start, end))  # type: ignore[arg-type]
         self.method.sample(self.field, step, [0.5 * (t0 + t1)])
         rows = self._inner(inner, t0, h, len(self.co.c), step.k, time) * h
         for i in range(len(self.co.c) - 1, stages - 1, -1):

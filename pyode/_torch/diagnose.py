@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from .._errors import (
+    BackwardError,
+    InputError,
     MaxStepsError,
     NonFiniteError,
     SolveError,
@@ -23,6 +25,7 @@ from .trouble import kind_of_state as kind_of_state
 
 if TYPE_CHECKING:
     from .._clock import Clock
+    from .._engine import Plan
     from .loop import Integrator
 
 
@@ -262,6 +265,36 @@ def not_replayed(t: float) -> SolveError:
         t=t,
         cause="f changed after the forward solve: it is random, or a tensor it uses was written to",
         hint="keep f as it is until backward() is done; model.eval() for dropout.",
+    )
+
+
+ANOTHER = "f changed after the forward solve: a tensor it uses was written to or replaced, or it "
+ANOTHER += "has a state of its own"
+
+
+def another(plan: Plan) -> BackwardError:
+    """A right-hand side that is not what it was in the forward solve."""
+    start = plan.times.span[0]
+    where = "" if plan.engine.keeps_graphs else " with engine='torch'"
+    return BackwardError(
+        f"f(t, y) at t={start:.10g} and y0 is not what it was in the forward solve.",
+        t=start,
+        span=plan.times.span[::-1],
+        engine=f"{plan.engine.name} {plan.adjoint.name}",
+        solver=plan.solver,
+        stats=plan.stats.backward,
+        cause=ANOTHER,
+        hint="keep f as it is until backward() is done (model.eval() for what training changes), "
+        f"or keep its graphs: Discrete(){where}. The forward result is valid; this solve "
+        "accumulated no gradient.",
+    )
+
+
+def another_between(t: float) -> InputError:
+    """The same, where y between two outputs is asked for."""
+    return InputError(
+        f"`t` got {t:g}, between the outputs, and f is not what it was when it was solved: what "
+        "was not kept cannot be replayed. Pass such times in `ts`, or ask before f changes."
     )
 
 

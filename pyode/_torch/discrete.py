@@ -137,7 +137,7 @@ class Pass:
         h = t1 - t0
         time = self._time()
         if k is None and time is not None:
-            k = torch.stack([ev.out.detach() for ev in evals])
+            k = torch.stack([ev.value for ev in evals])
         outputs = self._inner(inner, t0, h, len(evals), k, time) if inner else None
         solve = self._solver(evals, h) if self.tableau.gamma else None
         back = self.transpose.step(h, evals, carry, outputs, solve, time, k)
@@ -202,7 +202,7 @@ class Pass:
         t0, t1 = trajectory.nodes[n], trajectory.nodes[n + 1]
         ends = inside(t0, t1, trajectory.jumps, y.dtype) if trajectory.jumps else (t0, t1)
         if tableau.gamma:
-            return self._replay_implicit(Step(n, *ends, y, y, y), inner)
+            return self._replay_implicit(Step(n, t0, t1, y, y, y, beside=ends), inner)
         evals: list[Evaluation] = []
         shared = tableau.fsal and carry.at is not None
 
@@ -213,19 +213,20 @@ class Pass:
                 evals.append(Evaluation(point, point, point))  # nothing depends on it
             else:
                 evals.append(self.field.evaluation(t, point, self.wrt_t))
-            return evals[-1].out.detach()
+            return evals[-1].value
 
         k0 = record(ends[0], y)
         k, y1 = explicit_step(self.co, record, *ends, ends[1] - ends[0], y, k0)
         if inner and tableau.extra:
-            step = Step(n, *ends, y, y1, k)
+            step = Step(n, t0, t1, y, y1, k, beside=ends)
             self.method.sample(record, step, [0.5 * (t0 + t1)])  # type: ignore[arg-type]
         self.plan.stats.backward.recomputed += len(evals)
         return evals, k[: len(evals)]
 
     def _replay_implicit(self, step: Step, inner: bool) -> tuple[list[Evaluation], Tensor]:
         before = self.field.stats.nfe
-        t0, t1, h, y = step.t0, step.t1, step.h, step.y0
+        (t0, t1), y = step.beside or (step.t0, step.t1), step.y0
+        h = t1 - t0
         try:
             step.k, step.y1 = self.method.attempt(self.field, t0, t1, y, self.field(t0, y))
             if inner:
@@ -251,14 +252,15 @@ class Pass:
             self.field.stats.njac += 1
             if not x.numel() or not ev.out.requires_grad:
                 return x
-            eye = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
+            eye = torch.eye(x.numel(), dtype=x.dtype, device=x.device).view(-1, *ev.out.shape)
             (jac,) = torch.autograd.grad(
                 ev.out, ev.y, eye, is_grads_batched=True, retain_graph=True, allow_unused=True
             )
             if jac is None:
                 return x
+            jac = jac.reshape(len(x), len(x)).t()
             try:
-                newton = Newton([Block(0, x.numel(), jac.t())], h, self.tableau.gamma)
+                newton = Newton([Block(0, len(x), jac)], h, self.tableau.gamma)
             except SingularError:
                 raise diagnose.not_replayed(float(ev.t.detach())) from None
             return newton.solve(x)

@@ -124,6 +124,8 @@ class Torch(Engine):
             with torch.no_grad(), _clock(plan, "backward") as clock:
                 plan = plan.with_clock(clock)
                 tape.trajectory.clock = clock
+                if tape.evals is None and not isinstance(plan.adjoint, adj.Forward):
+                    _refuse_another(plan, tape)
                 if plan.times.values[0] == plan.times.values[-1]:
                     grads = _at_rest(plan, tape, grad_ys)
                 elif plan.batch == "independent":
@@ -152,6 +154,7 @@ class Torch(Engine):
         exact = isinstance(adjoint, adj.Discrete) and adjoint.memory is None
         if not exact or plan.solver.stiff or plan.batch != "joint":
             return super().replay(plan, tape, y0, ts)
+        _refuse_another(plan, tape)
         return twice.replay(plan, tape, y0, ts)
 
     def describe(self, plan: Plan) -> str:
@@ -207,6 +210,16 @@ def _finite(plan: Plan, ys: Tensor) -> SolveError | None:
     )
 
 
+def _refuse_another(plan: Plan, tape: Tape) -> None:
+    """A gradient of f as it is now, along the steps that another f took, would be of neither.
+
+    Raises:
+        BackwardError: f is not what it was in the forward solve.
+    """
+    if not plan.field.random and tape.trajectory.changed():
+        raise diagnose.another(plan)
+
+
 def _clock(plan: Plan, direction: str) -> Clock:
     start, end = plan.times.span if direction == "forward" else plan.times.span[::-1]
     return Clock(start, end, plan.limits.timeout, direction if plan.progress else "")
@@ -244,7 +257,8 @@ def _independent(plan: Plan, y0: Tensor) -> Result:
     rows = nan_rows(plan.times.values, y0)
     failure = independent.Batch(plan, y0, trajectory, rows).run()
     plan.stats.forward.peak_bytes = trajectory.bytes_held
-    dense = independent_discrete.Dense(trajectory, size, plan.times.direction)
+    sign, random = plan.times.direction, plan.field.random
+    dense = independent_discrete.Dense(trajectory, size, sign, random)
     return Result(rows, Tape(rows, trajectory), dense, failure)
 
 
@@ -293,7 +307,7 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     if forward_mode:
         columns = n + sum(field.sizes)
         tape.sensitivities = wide[:, n:].reshape(len(wide), n, columns)
-    return Result(rows, tape, _Dense(trajectory, n), failure)
+    return Result(rows, tape, _Dense(trajectory, n, field.random), failure)
 
 
 def _parts(
@@ -320,6 +334,12 @@ class _Dense:
 
     trajectory: Trajectory
     n: int
+    random: bool
 
     def __call__(self, t: float) -> Tensor:
-        return self.trajectory(t)[: self.n]
+        trajectory = self.trajectory
+        step = trajectory.steps.get(trajectory.find(t))
+        kept = step is not None and (step.filled or not trajectory.method.tableau.extra)
+        if not kept and not self.random and trajectory.changed():
+            raise diagnose.another_between(t)
+        return trajectory(t)[: self.n]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._field import Block
-from .rk import Coefficients, Evaluate, combine, new_stages
+from .rk import Coefficients, Evaluate, Stages, combine
 
 MAX_NEWTON = 12
 MAX_EXACT = 60  # to rounding, where no error control can shorten the step
@@ -87,7 +87,7 @@ def esdirk_step(
     h: float,
     y: Tensor,
     k0: Tensor | None,
-    room: Tensor | None = None,
+    room: Stages | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One ESDIRK step: stage derivatives `k` `[stages, n]` (written into `room`), and y1.
 
@@ -98,7 +98,7 @@ def esdirk_step(
         SingularError: Newton did not converge.
     """
     tableau = co.tableau
-    k = new_stages(co, y) if room is None else room
+    k = (Stages(co, y) if room is None else room).k
     k[0] = evaluate(t0, y) if k0 is None else k0
     point = y
     for i in range(1, tableau.stages):
@@ -127,7 +127,7 @@ def esdirk_dense_stages(
     """
     newton = renew(t0, y)
     for i, row in enumerate(co.guess, co.tableau.stages):
-        guess = combine(y, h, k[: len(row)], row)
+        guess = combine(y, h, k[: len(row)].t(), row)
         try:
             _stage(co, evaluate, newton, scale, i, t0, t1, h, y, k, guess)
         except SingularError:  # a kink: no shorter step is to be had here
@@ -149,7 +149,7 @@ def _stage(
 ) -> Tensor:
     """State at stage i, whose derivative goes into row i of `k`."""
     gamma = h * co.tableau.gamma
-    base = combine(y, h, k[:i], co.a[i])
+    base = combine(y, h, k[:i].t(), co.a[i])
     t = t1 if co.c[i] == 1.0 else t0 + co.c[i] * h
     guess = base + gamma * k[i - 1] if guess is None else guess
     point = _newton(evaluate, newton, scale, t, base, gamma, guess)

@@ -34,7 +34,7 @@ class Recorder:
     def __call__(self, t: float, y: Tensor) -> Tensor:
         ev = self.field.evaluation(t, y, self.wrt_t)
         self.pending.append(ev)
-        return ev.out.detach()
+        return ev.value
 
     def blocks(self, t: float, y: Tensor) -> list:
         raise TypeError("graphs of implicit stages are not recorded")

@@ -43,7 +43,8 @@ class Batch:
         reached = plan.times.values.count(plan.times.values[0])
         self.next = torch.full((self.size,), reached, dtype=torch.long, device=y.device)
         self.failed = torch.zeros(self.size, dtype=torch.bool, device=y.device)
-        self.error = torch.ones(self.size, dtype=torch.float64, device=y.device)
+        self.finite = ~self.failed  # whether f was, in the last attempt
+        self.errors = torch.ones(2, self.size, dtype=torch.float64, device=y.device)
         self.accepted = torch.zeros(self.size, dtype=torch.long, device=y.device)
         self.rejected = torch.zeros_like(self.accepted)
 
@@ -51,8 +52,9 @@ class Batch:
         """Advance until every sample has arrived or failed; returns the failure, if any."""
         plan, limits, stats = self.plan, self.plan.limits, self.plan.stats.forward
         clock = plan.clock or Clock(*plan.times.span, limits.timeout)
-        self.k0 = self.field(self.t, self.y)
-        self.h = self._first_step()
+        self.k0 = self.field(self.t, self.y).clone()  # f may return the same buffer each time
+        self.trajectory.began = self.t, self.k0
+        self.h = self._first_step().clamp(min=self.method.solver.min_step)  # type: ignore[attr-defined]
         self.failed |= ~torch.isfinite(self._samples(self.k0)).all(1)
         failure = None
         for _ in range(limits.max_steps):
@@ -92,10 +94,22 @@ class Batch:
         self.rejected += active & ~accept
         floor = torch.clamp(16 * EPS * self.t.abs(), min=EPS * EPS * float(left.max()))
         self.h = torch.where(active, size * factor, self.h).clamp(min=solver.min_step)
-        self.failed |= active & ~accept & (self.h <= floor)
-        self.error = torch.where(accept, error.clamp(min=1e-10), self.error)
+        self.failed |= active & ~accept & ((self.h <= floor) | (size <= solver.min_step))
+        self.finite = torch.where(active, finite, self.finite)
+        if solver.min_step > 0:
+            self._count_forced(torch.where(accept, error, 0.0))
+        before = torch.stack([error.clamp(min=1e-10), self.errors[0]])
+        self.errors = torch.where(accept, before, self.errors)
         if bool(accept.any()):
             self._record(accept, t1, h, k, y1)
+
+    def _count_forced(self, error: Tensor) -> None:
+        """Steps of samples that were accepted above the tolerance because of min_step."""
+        stats = self.plan.stats.forward
+        stats.forced += int((error > 1.0).sum())
+        worst = float(error.max())
+        if worst > 1.0:
+            stats.forced_error = max(stats.forced_error, worst)
 
     def _record(self, accept: Tensor, t1: Tensor, h: Tensor, k: Tensor, y1: Tensor) -> None:
         """Keep what was accepted; the others stay where they are."""
@@ -159,8 +173,10 @@ class Batch:
         order = self.method.tableau.error_order
         error = error.clamp(min=1e-10)
         safety = control.margin(tightest(self.method.solver.rtol))  # type: ignore[attr-defined]
-        whole = safety * error ** (-(control.i + control.p) / order)
-        whole = whole * self.error ** (control.p / order)
+        before, earlier = self.errors
+        whole = safety * error ** (-(control.i + control.p + control.d) / order)
+        whole = whole * before ** ((control.p + 2 * control.d) / order)
+        whole = whole * earlier ** (-control.d / order)
         shrink = (safety * error ** (-1 / order)).clamp(max=0.9)
         factor = torch.where(accept, whole.clamp(max=control.factor_max), shrink)
         return factor.clamp(min=control.factor_min)
@@ -194,7 +210,9 @@ class Batch:
             return None
         bad = torch.nonzero(self.failed).flatten().tolist()
         rows = torch.isfinite(self._samples(self.k0)).all(1)
-        nan = not bool(rows[bad[0]])
+        first = bad[0]
+        nan = not bool(rows[first])
+        nan = nan or not (bool(self.finite[first]) or self._growth(first))
         what = "f(t, y) returned NaN or Inf" if nan else "the step size vanished"
         return self._failure(NonFiniteError if nan else StepUnderflowError, what, bad)
 
@@ -226,14 +244,18 @@ class Batch:
         if kind is NonFiniteError:
             bad = diagnose.bad_tensor(self.field.f)
             return bad or "f itself: every tensor it depends on is finite"
-        y, k = self._samples(self.y)[sample], self._samples(self.k0)[sample]
         if kind is StepUnderflowError:
-            rate = probe.growth(y, self.sign * k)
-            if rate * abs(float(self.t[sample] - self.ts[0])) > 1e6:
+            if rate := self._growth(sample):
                 return f"the solution blows up (it grows by {rate:.3g} per unit of time)"
             return "a discontinuity of f, or a tolerance below the rounding"
         steps = f"{int(self.accepted[sample])} steps, {int(self.rejected[sample])} rejected"
         return f"the sample's own step size, {float(self.h[sample]):.3g} now ({steps})"
+
+    def _growth(self, sample: int) -> float:
+        """How fast a sample grows where it blows up, 0 where it does not."""
+        y, k = self._samples(self.y)[sample], self._samples(self.k0)[sample]
+        rate = probe.growth(y, self.sign * k)
+        return rate if rate * abs(float(self.t[sample] - self.ts[0])) > 1e6 else 0.0
 
 
 def dense_weights(method: Method, theta: Tensor) -> Tensor:

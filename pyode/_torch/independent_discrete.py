@@ -100,7 +100,7 @@ class _Pass:
                 evals.append(carry.at)
             else:
                 evals.append(self.field.evaluation(t, point))
-            return evals[-1].out.detach()
+            return evals[-1].value
 
         k0 = record(t0, y)
         k, _ = explicit_step(self.method.co, record, t0, t1, h, y, k0)
@@ -113,10 +113,13 @@ class _Pass:
 class Dense:
     """y(t) `[B * d]` from per-sample steps."""
 
-    def __init__(self, trajectory: Trajectory, size: int, sign: float):
+    def __init__(self, trajectory: Trajectory, size: int, sign: float, random: bool):
         self.trajectory, self.size, self.sign = trajectory, size, sign
+        self.random = random
 
     def __call__(self, t: float) -> Tensor:
+        if not self.random and self.trajectory.changed():
+            raise diagnose.another_between(t)
         nodes = torch.stack(
             [self.trajectory.at(n) for n in range(len(self.trajectory) + 1)]
         )  # [N + 1, B]

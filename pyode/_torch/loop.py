@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from .._clock import Clock
-from .._norms import Norm
+from .._norms import Norm, each
 from .._state import inside
 from .._stats import Limits, Stats
 from .._tolerances import tightest
 from . import diagnose
 from .esdirk import SingularError
 from .method import EPS, RHS, Method, Step
+from .rk import Stages
 
 # Of the first step, where Hairer, Nørsett and Wanner have 0.01: such first steps were found 30 to
 # 5000 times more accurate than asked for, and a neural ODE has few steps to lose one of
@@ -81,7 +82,7 @@ class Integrator:
         self.limits, self.stats, self.jumps = limits, stats, jumps
         self.on_attempt, self.watch = on_attempt, watch
         self.keeps = keeps or watch is not None or not method.reuses
-        self.room: Tensor | None = None  # the last attempt's stages, where steps are not kept
+        self.room = None if self.keeps else Stages(method.co, y)  # for stages, where none are kept
         self.where = {"span": (t, end), "solver": method.solver, "stats": stats} | (where or {})
         self.h: float | None = None
         self.hint = 0.0  # a step size that did elsewhere
@@ -214,9 +215,7 @@ class Integrator:
         if self.watch is not None:
             self.watch.attempt(self, abs(t1 - self.t))
         ends = inside(self.t, t1, self.jumps, self.y.dtype) if self.jumps else (self.t, t1)
-        k, y1 = self.method.attempt(self.rhs, *ends, self.y, k0, self.room)
-        self.room = None if self.keeps else k
-        return k, y1
+        return self.method.attempt(self.rhs, *ends, self.y, k0, self.room)
 
     def _first_stage(self) -> Tensor:
         if self.k0 is None:
@@ -230,7 +229,7 @@ class Integrator:
         scale = self.method.tolerance(self.y.abs())
         if self.method.quadratures is not None:
             scale[self.method.quadratures] = math.inf  # they begin at 0
-        d0, d1 = self.norm(self.y / scale), self.norm(k0 / scale)
+        d0, d1 = each(self.norm, self.y / scale, k0 / scale)
         if not (math.isfinite(d0) and math.isfinite(d1)):
             diagnose.raise_if_hopeless(self, k0)
         small = d0 < 1e-5 or d1 < 1e-5 or d1 == math.inf

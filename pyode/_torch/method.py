@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .._field import Block
-from .._norms import Norm, rms
+from .._norms import Norm, each
 from .._solvers import AdaptiveSolver, Solver
 from .._tolerances import loosest, vector
 from . import diagnose
 from .esdirk import MAX_EXACT, Newton, SingularError, esdirk_dense_stages, esdirk_step
-from .rk import coefficients, dense_stages, explicit_step, spread
+from .rk import Stages, coefficients, dense_stages, explicit_step, spread
 from .tableaus import tableau_of
 
 EPS = float(np.finfo(float).eps)
@@ -82,15 +82,16 @@ class Method:
         self.rtol = vector(getattr(solver, "rtol", 0.0))
         self.atol = vector(getattr(solver, "atol", 0.0))
         self.rough = max(loosest(getattr(solver, "rtol", 0.0)), EPS)
+        self._tolerances: tuple[Tensor, Tensor] | None = None
         self._jac: tuple[float, Tensor, list[Block]] | None = None
         self.quadratures: slice | None = None  # part of the state that feeds back nowhere
 
     def attempt(
-        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor, room: Tensor | None = None
+        self, rhs: RHS, t0: float, t1: float, y: Tensor, k0: Tensor, room: Stages | None = None
     ) -> tuple[Tensor, Tensor]:
         """Stage derivatives and y1 of the step from t0 to t1.
 
-        `room`: stage derivatives of an earlier step that nobody needs any more, written over.
+        `room`: where stage derivatives go, over those of a step that nobody needs any more.
         """
         h: Any = t1 - t0
         if isinstance(h, Tensor):
@@ -105,6 +106,7 @@ class Method:
 
         As CVODES has it, for parameters of order one.
         """
+        self._tolerances = None
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
@@ -189,28 +191,36 @@ class Method:
         w = self.co.tensor(self.tableau.at((t - step.t0) / step.h))
         return torch.addmv(step.y0, step.k.t(), w, alpha=step.h)
 
-    def tolerance(self, size: Tensor, ahead: float = 0.0) -> Tensor:
+    def tolerance(self, size: Tensor, ahead: Tensor | None = None) -> Tensor:
         """`atol + rtol·|y|`, in place; |y| of quadratures is their RMS: nothing depends on one.
 
-        They begin at 0: where it is larger, `ahead`, what a few such steps will add, is taken.
+        They begin at 0: where it is larger, `ahead`, the length of what a few such steps will
+        add, is taken.
         """
         if self.quadratures is not None:
             part = size[self.quadratures]
-            part.fill_(max(rms(part), ahead))
-        return size.mul_(self.rtol).add_(self.atol)
+            top = torch.linalg.vector_norm(part)
+            if ahead is not None:
+                top = torch.maximum(top, ahead)
+            part.copy_(top / max(part.numel(), 1) ** 0.5)
+        if self._tolerances is None:  # numbers as tensors: torch takes those faster
+            both = (self.rtol, self.atol)
+            rtol, atol = (torch.as_tensor(x, dtype=size.dtype, device=size.device) for x in both)
+            self._tolerances = rtol, atol
+        return size.mul_(self._tolerances[0]).add_(self._tolerances[1])
 
     def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Norm) -> float:
         """Error estimate in units of the tolerance (host sync)."""
         quad = self.quadratures
-        ahead = 0.0 if quad is None else AHEAD * abs(h) * rms(k[0, quad])
+        ahead = None if quad is None else torch.linalg.vector_norm(k[0, quad]) * (AHEAD * abs(h))
         scale = self.tolerance(torch.maximum(y0.abs(), y1.abs()), ahead)
-        sizes = []
-        for e in self.co.e:
-            sizes.append(norm(torch.mv(k[: len(e)].t(), e).div_(scale)) * abs(h))
+        rows = self.co.e if self.co.gap is None else [*self.co.e, self.co.gap]
+        errors = [torch.mv(k[: len(row)].t(), row).div_(scale) for row in rows]
+        sizes = [size * abs(h) for size in each(norm, *errors)]
         if self.co.gap is not None:
             # O(h⁴), the error of the cubic: to the power 5/4 that of the dense output where the
             # problem is so stiff that its stages have their own low order and no more
-            gap = norm(torch.mv(k[: len(self.co.gap)].t(), self.co.gap).div_(scale)) * abs(h)
+            gap = sizes.pop()
             gap = GAP * gap * (gap * self.rough) ** 0.25
             return gap if not gap <= sizes[0] else sizes[0]  # NaN stays NaN
         return joined(sizes)

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._adjoints import Gauss, Quadrature
 from .._engine import Grads, Plan
 from .._errors import NonFiniteError, ToleranceWarning
+from .._norms import rms, rms_of
 from .._state import inside
 from .._warned import warn
 from . import diagnose
@@ -95,14 +96,13 @@ def _warn_gauss(error: float, t: float, bound: float) -> None:
 
 def _integrand(plan: Plan, tape: Tape, sweep: Sweep, step: Step) -> Integrand:
     """T ↦ -λ(t)·∂f/∂θ `[p]` inside one backward step."""
-    field, clock = plan.field, plan.clock
+    clock = plan.clock
 
     def at(t: float) -> Tensor:
         if clock is not None and clock.deadline is not None and clock.late:
             raise diagnose.late(clock, t, "while ∂L/∂θ was summed up")
         lam = sweep.method.value(sweep.rhs, step, t)
-        ev = field.evaluation(t, tape.trajectory(t))
-        return field.flat_params(field.pull(ev, lam.neg(), state=False).params)
+        return sweep.rhs.of_params(t, tape.trajectory(t), lam)
 
     return at
 
@@ -153,7 +153,7 @@ def gauss_pair(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
     left, centre, right = (f(middle + half * x) for x in GAUSS_X)
     high = (GAUSS_W[0] * (left + right) + GAUSS_W[1] * centre) * half
     low = (f(a) + 4 * centre + f(b)) * (half / 3)
-    return high, _refined(rms(high - low), rms(high), 7 / 5)
+    return high, _refined(rms_of(high - low, high), 7 / 5)
 
 
 def kronrod_pair(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
@@ -167,17 +167,14 @@ def kronrod_pair(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
         if i % 2 == 1:
             gauss = gauss + GAUSS7_W[i // 2] * pair
     high = kronrod * half
-    return high, _refined(rms(high - gauss * half), rms(high), 1.5)
+    return high, _refined(rms_of(high - gauss * half, high), 1.5)
 
 
-def _refined(difference: float, size: float, power: float) -> float:
+def _refined(sizes: list[float], power: float) -> float:
+    difference, size = sizes
     if size == 0.0 or difference == 0.0:
         return difference
     return size * min(1.0, (difference / size)) ** power if difference < size else difference
-
-
-def rms(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x)) / max(x.numel(), 1) ** 0.5
 
 
 def quadrature_backward(adjoint: Quadrature, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
@@ -259,14 +256,18 @@ def _adaptive(
         The integral, and the estimated error if `most` rules could not bring it down.
     """
     heap: list[tuple[float, int, float, float, Tensor]] = []
-    done, errors, base = torch.zeros_like(total), 0.0, rms(total)
+    done, errors = torch.zeros_like(total), 0.0
     for count, (a, b) in enumerate(intervals):
         value, error = rule(f, a, b)
         heap.append((-error, count, a, b, value))
         done, errors = done + value, errors + error
     heapq.heapify(heap)
     count = len(heap)
-    while errors > max(atol + rtol * max(rms(done), base), _floor(done)):
+    eps = 50 * torch.finfo(total.dtype).eps
+    while errors > 0.0:
+        size, base = rms_of(done, total)
+        if errors <= max(atol + rtol * max(size, base), eps * size):
+            break
         if count >= most:
             return done, errors
         worst, _, a, b, value = heapq.heappop(heap)
@@ -286,7 +287,3 @@ def _warn_intervals(error: float) -> None:
         "quad_rtol/quad_atol, or use Interpolating().",
         ToleranceWarning,
     )
-
-
-def _floor(x: Tensor) -> float:
-    return 50 * torch.finfo(x.dtype).eps * rms(x)

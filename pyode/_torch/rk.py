@@ -26,7 +26,8 @@ class Coefficients:
     def __init__(self, tableau: Tableau, dtype: torch.dtype, device: torch.device):
         self.tableau = tableau
         self.dtype, self.device = dtype, device
-        self.local = device.type == "cpu"
+        simple = device.type == "cpu" and dtype in (torch.float32, torch.float64)
+        self.kind = np.dtype(str(dtype).removeprefix("torch.")) if simple else None
         self.a = [self.tensor(row[:i]) for i, row in enumerate(tableau.a)]
         self.b = self.tensor(tableau.weights[: tableau.stages])
         self.e = [self.tensor(row) for row in tableau.e]
@@ -44,8 +45,9 @@ class Coefficients:
         return seen
 
     def tensor(self, values: Sequence[float] | np.ndarray) -> Tensor:
-        wide = torch.from_numpy(np.array(values, dtype=float))
-        return wide.to(self.dtype) if self.local else wide.to(self.device, self.dtype)
+        if self.kind is not None:
+            return torch.from_numpy(np.array(values, dtype=self.kind))
+        return torch.from_numpy(np.array(values, dtype=float)).to(self.device, self.dtype)
 
     @functools.cached_property
     def columns(self) -> list[Tensor]:
@@ -62,24 +64,40 @@ def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> 
     return Coefficients(tableau, dtype, device)
 
 
-def combine(y: Tensor, h: float | Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Y + h Σ_i weights[i] rows[i]."""
+def combine(y: Tensor, h: float | Tensor, columns: Tensor, weights: Tensor) -> Tensor:
+    """Y + h Σ_i weights[i] columns[:, i]."""
     if isinstance(h, Tensor):
-        return torch.addcmul(y, h, torch.mv(rows.t(), weights))
-    return torch.addmv(y, rows.t(), weights, alpha=h)
+        return torch.addcmul(y, h, torch.mv(columns, weights))
+    return torch.addmv(y, columns, weights, alpha=h)
 
 
-def arrive(y: Tensor, h: float | Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+def arrive(y: Tensor, h: float | Tensor, columns: Tensor, weights: Tensor) -> Tensor:
     """As `combine`, with y rounded once and not once a stage: half the rounding error of a step."""
     if isinstance(h, Tensor):
-        return combine(y, h, rows, weights)
-    return torch.add(y, torch.mv(rows.t(), weights), alpha=h)
+        return combine(y, h, columns, weights)
+    return torch.add(y, torch.mv(columns, weights), alpha=h)
 
 
 def spread(x: Tensor, like: Tensor) -> Tensor:
     """A `[B]` vector as `[B * d]`; times and sizes in the dtype of `like`."""
     x = x if x.dtype == torch.bool else x.to(like.dtype)
     return x.repeat_interleave(like.numel() // max(x.numel(), 1))
+
+
+class Stages:
+    """Room for the stage derivatives `k` `[stages + extra, n]` of a step, and for another's after.
+
+    Attributes:
+        k: the whole.
+        rows: each stage.
+        above: the stages before each, as columns `[n, i]`.
+    """
+
+    def __init__(self, co: Coefficients, y: Tensor):
+        self.k = torch.empty(len(co.c), y.numel(), dtype=y.dtype, device=y.device)
+        self.rows = self.k.unbind()
+        columns = self.k.t()
+        self.above = [columns.narrow(1, 0, i) for i in range(co.tableau.stages + 1)]
 
 
 def explicit_step(
@@ -90,32 +108,30 @@ def explicit_step(
     h: float | Tensor,
     y: Tensor,
     k0: Tensor | None,
-    room: Tensor | None = None,
+    room: Stages | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One explicit step: stage derivatives `k` `[stages + extra, n]`, and y1.
 
     `k0` is f(t0, y) if it is known (first same as last). Rows of `k` for the dense output's own
-    stages are left for `dense_stages` to fill. `room`: a tensor of that shape to write `k` into.
+    stages are left for `dense_stages` to fill. `room`: where to write `k`.
     """
     tableau = co.tableau
-    k = new_stages(co, y) if room is None else room
-    k[0] = evaluate(t0, y) if k0 is None else k0
+    room = Stages(co, y) if room is None else room
+    k, rows, above = room.k, room.rows, room.above
+    rows[0].copy_(evaluate(t0, y) if k0 is None else k0)
     point, end = y, tableau.stages - 1 if tableau.fsal else 0
+    times = [_at(t0, t1, h, c) for c in co.c[: tableau.stages]]
     into = getattr(evaluate, "into", None)  # writes its value where it belongs, for a copy less
+    if into is not None:
+        evaluate.ahead(times[1:])  # type: ignore[attr-defined]
     for i in range(1, tableau.stages):
-        point = arrive(y, h, k[:i], co.a[i]) if i == end else combine(y, h, k[:i], co.a[i])
-        t = _at(t0, t1, h, co.c[i])
+        point = (arrive if i == end else combine)(y, h, above[i], co.a[i])
         if into is None:
-            k[i] = evaluate(t, point)
+            rows[i].copy_(evaluate(times[i], point))
         else:
-            into(k[i], t, point, co.weighs[i])
-    y1 = point if tableau.fsal else arrive(y, h, k[: tableau.stages], co.b)
+            into(rows[i], times[i], point, co.weighs[i])
+    y1 = point if tableau.fsal else arrive(y, h, above[tableau.stages], co.b)
     return k, y1
-
-
-def new_stages(co: Coefficients, y: Tensor) -> Tensor:
-    """Room for a step's stage derivatives, `[stages + extra, n]`."""
-    return torch.empty(len(co.c), y.numel(), dtype=y.dtype, device=y.device)
 
 
 def unrolled_step(
@@ -156,7 +172,7 @@ def dense_stages(
 ) -> None:
     """Fill the trailing stages that only the dense output uses."""
     for i in range(co.tableau.stages, len(co.c)):
-        k[i] = evaluate(_at(t0, t1, h, co.c[i]), combine(y, h, k[:i], co.a[i]))
+        k[i] = evaluate(_at(t0, t1, h, co.c[i]), combine(y, h, k[:i].t(), co.a[i]))
 
 
 def _at(t0: float | Tensor, t1: float | Tensor, h: float | Tensor, c: float) -> float | Tensor:
@@ -204,6 +220,7 @@ class Transpose:
 
     def __init__(self, co: Coefficients, field: Field, add: Callable[[list[Tensor]], None]):
         self.co, self.field, self.add = co, field, add
+        self.mu: Tensor | None = None  # room for the cotangents of a step's stage states
 
     def pull(self, ev: Evaluation, a: Tensor, time: TimeGrads | None, c: float) -> Tensor:
         """Pull one stage's cotangent back; parameters and times are accumulated."""
@@ -236,14 +253,12 @@ class Transpose:
             solve: (i, x) ↦ (I - hγJ_i)^-T x with the Jacobian at stage i, for ESDIRK.
             time: where ∂L/∂T0 and ∂L/∂h go; needs `k`.
         """
-        co, n_stages = self.co, len(evals)
-        mu = torch.zeros(n_stages, carry.lam.numel(), dtype=carry.lam.dtype, device=co.device)
+        co, n_stages, lam = self.co, len(evals), carry.lam
+        mu = self._stage_cotangents(n_stages, lam)
         fsal = co.tableau.fsal
-        lam = carry.lam
         last = co.tableau.stages - 1
-        b = co.tableau.weights
         for i in range(n_stages - 1, -1, -1):
-            a = self._stage_cotangent(i, h, mu, lam, float(b[i]), outputs)
+            a = self._pulled_to(i, h, lam, outputs)
             if fsal and i == last:
                 a = carry.fsal if a is None else (a if carry.fsal is None else a + carry.fsal)
                 if a is None:
@@ -259,27 +274,37 @@ class Transpose:
                 continue
             if solve is not None and i > 0:
                 a = solve(i, a)
-            mu[i] = self.pull(evals[i], a, time, co.c[i])  # type: ignore[arg-type]
+            self.rows[i].copy_(self.pull(evals[i], a, time, co.c[i]))  # type: ignore[arg-type]
         if time is not None:
             self._time(h, mu, lam, k, time)
         return Carry(lam + mu.sum(0))
 
-    def _stage_cotangent(
-        self, i: int, h: float | Tensor, mu: Tensor, lam: Tensor, b: float, outputs: Tensor | None
+    def _stage_cotangents(self, stages: int, lam: Tensor) -> Tensor:
+        """Room for the μ of a step, zeros: that of the step before, if it had as many stages."""
+        if self.mu is not None and len(self.mu) == stages:
+            return self.mu.zero_()
+        self.mu = torch.zeros(stages, lam.numel(), dtype=lam.dtype, device=lam.device)
+        self.rows = self.mu.unbind()
+        self.below = [self.mu[i + 1 :].t() for i in range(stages)]
+        self.columns = [self.co.columns[i][: stages - i - 1] for i in range(stages)]
+        return self.mu
+
+    def _pulled_to(
+        self, i: int, h: float | Tensor, lam: Tensor, outputs: Tensor | None
     ) -> Tensor | None:
         """a_i = h (b_i λ + Σ_{j>i} a_ji μ_j + outputs_i), or None where nothing uses k_i."""
-        below = mu[i + 1 :]
-        tableau = self.co.tableau
-        unused = tableau.fsal and i == tableau.stages - 1 and len(mu) == tableau.stages
-        if len(below) and not unused:
-            a = torch.addmv(lam, below.t(), self.co.columns[i][: len(below)], beta=b)
+        tableau, b = self.co.tableau, float(self.co.tableau.weights[i])
+        size = h if isinstance(h, float) else 1.0
+        unused = tableau.fsal and i == tableau.stages - 1 and len(self.rows) == tableau.stages
+        if i + 1 < len(self.rows) and not unused:
+            a = torch.addmv(lam, self.below[i], self.columns[i], beta=b * size, alpha=size)
         elif b != 0.0:
-            a = lam * b
+            a = lam * (b * size)
         else:
             a = None
         if outputs is not None:
-            a = outputs[i] if a is None else a + outputs[i]
-        return None if a is None else a * h
+            a = outputs[i] * size if a is None else a.add_(outputs[i], alpha=size)
+        return a * h if a is not None and isinstance(h, Tensor) else a
 
     def _time(
         self, h: float | Tensor, mu: Tensor, lam: Tensor, k: Tensor | None, time: TimeGrads

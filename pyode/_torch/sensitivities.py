@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._engine import Grads, Plan
 from .._field import Block, Field
-from .._norms import Largest, Norm, rms
+from .._norms import Norm, together, whole
 from .adjoint_rhs import time_grads
 from .tape import Tape
 
@@ -56,7 +56,8 @@ class SensitivityRHS:
 
     def norm(self, state: Norm) -> Norm:
         """Largest of y's `state` norm and the sensitivities' RMS."""
-        return Largest(((slice(0, self.n), state), (slice(self.n, None), rms)))
+        size = self.n * self.columns
+        return together([(0, self.n, state), (self.n, self.n + size, whole(size))])
 
 
 def backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bisect
 import collections
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from .._clock import Clock
@@ -15,6 +17,17 @@ from . import diagnose
 from .esdirk import SingularError
 from .method import Method, Step
 from .store import Marked, Store
+
+SAME = 1e4  # roundings by which two evaluations of one f may differ (atomics, another thread count)
+
+
+def differ(now: Tensor, before: Tensor) -> bool:
+    """Whether two evaluations at one point cannot be of one f."""
+    if torch.equal(now, before):
+        return False
+    most = torch.maximum(now.abs(), before.abs()).max()
+    # False for NaN, which whoever meets it on its way explains
+    return bool((now - before).abs().max() > SAME * torch.finfo(now.dtype).eps * most)
 
 
 class Trajectory:
@@ -56,6 +69,7 @@ class Trajectory:
         self.stats = Stats()  # where recomputation is counted
         self.clock: Clock | None = None  # of the backward pass that replays
         self._dense_peak = 0
+        self.began: tuple[float | Tensor, Tensor] | None = None  # a time, and f there at the start
 
     def __len__(self) -> int:
         return len(self.nodes) - 1
@@ -69,6 +83,8 @@ class Trajectory:
 
     def append(self, step: Step) -> None:
         """Record an accepted step."""
+        if self.began is None:
+            self.began = (step.beside or (step.t0,))[0], step.k[0].clone()
         self.nodes.append(step.t1)
         self.store.offer(len(self), step.y1)
         self.last = (len(self), step.y1)
@@ -131,6 +147,15 @@ class Trajectory:
             raise diagnose.not_replayed(t0) from None
         return Step(n, t0, t1, y, y1, k, beside=ends)
 
+    def changed(self) -> bool:
+        """Whether f at the start gives something else than it did: a replay would be another's."""
+        if self.began is None:
+            return False
+        t, before = self.began
+        now = self.field(t, self.store.states[0])  # type: ignore[arg-type]
+        self.stats.recomputed += 1
+        return differ(now, before)
+
     def find(self, t: float) -> int:
         """The step that holds time t (the later one at a node, seen in the direction of time)."""
         if self.nodes[-1] >= self.nodes[0]:
@@ -150,6 +175,17 @@ class Trajectory:
         if t == self.nodes[n + 1]:
             return step.y1
         return self.method.value(self.field, step, t)  # type: ignore[arg-type]
+
+    def rows(self, times: Sequence[float]) -> Tensor:
+        """The same at several times `[m, n]`: one product for those that a step holds."""
+        out: list[Tensor] = []
+        for n, group in itertools.groupby(times, self.find):
+            inner = list(group)
+            if len(self) and not set(inner) & {*self.nodes[n : n + 2]}:
+                out.append(self.method.sample(self.field, self.step(n), inner))  # type: ignore[arg-type]
+            else:
+                out += [self(t).unsqueeze(0) for t in inner]
+        return torch.cat(out)
 
     def _nfe(self) -> int:
         return self.field.stats.nfe  # type: ignore[attr-defined]

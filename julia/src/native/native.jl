@@ -9,25 +9,29 @@ The address of a C function `(table, x1, ..., x5, t)` that runs one program. Eve
 same Julia type: an address; what solves with it is compiled once.
 """
 function compile(T, numbers, constants, names)
-    program = kernels(numbers, constants, names)
+    name = gensym(:native)
+    home = Module(:PyODENative)
+    Core.eval(home, definition(name, T, kernels(numbers, constants, names)))
+    types = Expr(:tuple, Ptr{Int}, fill(Ptr{T}, ARGUMENTS)..., Float64)
+    pointer = Expr(
+        :macrocall, GlobalRef(Base, Symbol("@cfunction")), LineNumberNode(0), name, Cvoid, types,
+    )
+    return Core.eval(home, pointer)::Ptr{Cvoid}
+end
+
+"The expression of a program's function."
+function definition(name, T, program)
     used = sort!(unique(reduce(vcat, buffers.(program); init = Int[])))
     loads = [
         :($(memory(b)) = $(unsafe_load)(Ptr{Ptr{$T}}(table), $(b - ARGUMENTS))) for
             b in used if b > ARGUMENTS
     ]
     arrays = [:($(memory(b))::Ptr{$T}) for b in 1:ARGUMENTS]
-    name = gensym(:native)
     body = Expr(:block, loads..., (emit(k, T) for k in program)..., :(return nothing))
-    home = Module(:PyODENative)
-    Core.eval(home, Expr(:function, :($name(table::Ptr{Int}, $(arrays...), time::Float64)), quote
+    return Expr(:function, :($name(table::Ptr{Int}, $(arrays...), time::Float64)), quote
         t = $T(time)
         $body
-    end))
-    types = Expr(:tuple, Ptr{Int}, fill(Ptr{T}, ARGUMENTS)..., Float64)
-    pointer = Expr(
-        :macrocall, GlobalRef(Base, Symbol("@cfunction")), LineNumberNode(0), name, Cvoid, types,
-    )
-    return Core.eval(home, pointer)::Ptr{Cvoid}
+    end)
 end
 
 buffers(k::Loop) = [k.out.buffer; buffers(k.term); buffers(k.post)]

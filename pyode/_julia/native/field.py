@@ -6,7 +6,7 @@ import ctypes
 import dataclasses
 import types
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..._field import Field
+from ..._seen import Seen
 from .. import runtime
+from ..callbacks import poll
 from .effects import PLAIN, Watch
-from .ir import UnknownOperationError
+from .ir import UnknownOperationError, surely
 from .program import ALIGN, Program, assemble
 from .trace import trace
 from .walk import walk
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     from ..._engine import Plan
 
 CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 6, ctypes.c_double)
+TEN = ctypes.c_int64 * 10
 # multiplications in f's convolutions from which torch's vjp (oneDNN) is faster, in float32, as seen
 # from 0.3 to 345 million of them; f alone is faster here, and so is all in float64
 CONVOLVED = 20e6
+MOST = 16  # kinds of states and parameters that are remembered for one f
 _compiled: dict[tuple[Any, ...], int] = {}  # a program is compiled once in a process
 _known: dict[Any, list[_Known]] = {}  # by f, as long as it lives
 
@@ -39,6 +43,7 @@ class _Known:
     signature: tuple[Any, ...]
     native: Native | None
     reason: str
+    seen: Seen | None  # what f reads, where it is native
 
 
 class Native:
@@ -47,19 +52,32 @@ class Native:
     Args:
         program: the functions.
         watched: integer tensors with the values the program has.
+        apart: what f closes over: tensors among it are not held here.
     """
 
-    def __init__(self, program: Program, watched: Sequence[tuple[Tensor, Tensor]]):
-        self.program, self.watched = program, watched
+    def __init__(
+        self, program: Program, watched: Sequence[tuple[Tensor, Tensor]], apart: Sequence[Any] = ()
+    ):
+        self.program = program
+        loose = {id(x) for x in apart if isinstance(x, Tensor)}
+
+        def held(x: Tensor) -> Callable[[], Any]:
+            return weakref.ref(x) if id(x) in loose else lambda: x
+
+        self.watched = [(held(now), then) for now, then in watched]
         self.name = str(program.dtype).removeprefix("torch.")
         memory = torch.zeros(program.arena + ALIGN, dtype=program.dtype)
         skip = -memory.data_ptr() % 64 // program.dtype.itemsize
         self.arena = memory[skip:]
-        self.leaves = [leaf.tensor for leaf in program.leaves if leaf.tensor is not None]
-        self.table = np.zeros(1 + len(self.leaves), dtype=np.int64)
+        leaves = [leaf.tensor for leaf in program.leaves if leaf.tensor is not None]
+        self.leaves = [held(x) for x in leaves]
+        for leaf in program.leaves:
+            leaf.tensor = None
+        self.layouts = [_layout(x) for x in leaves]
+        self.table = np.zeros(1 + len(leaves), dtype=np.int64)
         self.table[0] = self.arena.data_ptr()
         self.calls: dict[str, Any] = {}
-        self.found: dict[frozenset[str], list[int]] = {}
+        self.fields: dict[tuple[Any, ...], Any] = {}
 
     def address(self, name: str) -> int:
         """Of a C function; compiled when it is first asked for."""
@@ -72,13 +90,19 @@ class Native:
             )  # fmt: skip
         return _compiled[key]
 
-    def addresses(self, wanted: frozenset[str]) -> list[int]:
-        """Those of f, vjp, vjp_p, fused, vjp_t (0 for one that is not wanted), and the table's."""
-        if wanted not in self.found:
+    def field(self, n: int, p: int, sign: int, fused: bool, wanted: frozenset[str]) -> Any:
+        """Julia's field of the wanted functions among f, vjp, vjp_p, fused and vjp_t.
+
+        One for all solves of a kind: what a solve leaves in it, the next one does not read.
+        """
+        key = n, p, sign, fused, wanted
+        if key not in self.fields:
             names = ("f", "vjp", "vjp_p", "fused", "vjp_t")
             found = [self.address(name) if name in wanted else 0 for name in names]
-            self.found[wanted] = [*found, self.table.ctypes.data]
-        return self.found[wanted]
+            there = TEN(n, p, sign, *found, self.table.ctypes.data, poll())
+            at = ctypes.addressof(there)
+            self.fields[key] = runtime.start().native_of(self.name, at, fused)
+        return self.fields[key]
 
     def call(self, name: str, *arrays: Tensor, t: float = 0.0) -> None:
         """Run one function here."""
@@ -87,34 +111,49 @@ class Native:
         at = [x.data_ptr() for x in arrays]
         self.calls[name](self.table.ctypes.data, *at, *[0] * (5 - len(at)), t)
 
-    def renewed(self) -> int:
+    def tensors(self) -> list[Any]:
+        """The tensors f reads; None for one that is gone."""
+        return [leaf() for leaf in self.leaves]
+
+    def lie(self, tensors: Sequence[Any]) -> bool:
+        """Whether they are there, and lie in memory as the program reads them."""
+        there = zip(tensors, self.layouts, strict=True)
+        return all(x is not None and _layout(x) == layout for x, layout in there)
+
+    def renewed(self, tensors: Sequence[Tensor]) -> int:
         """Read the addresses of f's tensors anew.
 
         Returns:
             The address of the function that computes what depends on them alone.
         """
-        for i, tensor in enumerate(self.leaves, 1):
+        for i, tensor in enumerate(tensors, 1):
             self.table[i] = tensor.data_ptr()
         return self.address("prepare")
 
-    def renew(self) -> None:
+    def renew(self, tensors: Sequence[Tensor]) -> None:
         """Read f's tensors anew: their addresses, and what is computed from them alone."""
-        self.renewed()
+        self.renewed(tensors)
         self.call("prepare")
 
     @property
     def unchanged(self) -> bool:
         """Whether the integer tensors that the program has the values of are what they were."""
-        return all(torch.equal(now, then) for now, then in self.watched)
+        there = [(now(), then) for now, then in self.watched]
+        return all(now is not None and torch.equal(now, then) for now, then in there)
 
     def agrees(self, t: float, y: Tensor, out: Tensor) -> bool:
         """Whether f(t, y) is `out`, as torch found it, to half the digits."""
-        if not self.unchanged:
+        tensors = self.tensors()
+        if not self.lie(tensors) or not self.unchanged:
             return False
-        self.renew()
+        self.renew(tensors)
         mine = torch.empty_like(y)
         self.call("f", mine, y.contiguous(), t=t)
         return close(mine, out)
+
+
+def _layout(x: Tensor) -> tuple[Any, ...]:
+    return x.dtype, x.shape, x.stride()
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -160,13 +199,15 @@ def _found(plan: Plan, judged: bool) -> tuple[Native | None, str]:
         return None, "f cannot be remembered (no weak references to it)"
     signature = _signature(plan)
     entry = next((k for k in known if k.signature == signature), None)
-    if entry is not None and (entry.native is None or _still(entry.native, field, judged)):
-        return entry.native, entry.reason
     if entry is not None:
         known.remove(entry)
-    native, reason = _made(plan)
-    known.append(_Known(signature, native, reason))
-    return native, reason
+    if entry is None or not (entry.native is None or _still(entry, plan, judged)):
+        native, reason = _made(plan)
+        seen = None if native is None else Seen(field.f, _identity(field.f)[1])
+        entry = _Known(signature, native, reason, seen)
+    known.append(entry)  # the latest last
+    del known[:-MOST]
+    return entry.native, entry.reason
 
 
 def _unfit(plan: Plan) -> str:
@@ -182,7 +223,7 @@ def _unfit(plan: Plan) -> str:
         return f"the state is on {layout.device}, native fields on the CPU"
     if layout.dtype.is_complex:
         return "the state is complex"
-    if torch.is_autocast_enabled("cpu"):
+    if plan.field.cast is not None:
         return "autocast is on"
     if plan.field.random:
         return "f draws random numbers"
@@ -194,12 +235,24 @@ def _may_choose(plan: Plan) -> bool:
     return plan.engine.field == "auto" and bool(plan.needs)  # type: ignore[attr-defined]
 
 
-def _still(native: Native, field: Field, judged: bool) -> bool:
-    """Whether what was compiled is still what f does, judged by its first evaluation."""
-    if field.first is None or not judged:
-        return native.unchanged
+def _still(entry: _Known, plan: Plan, judged: bool) -> bool:
+    """Whether what was compiled is still what f does.
+
+    By what f reads, or where that cannot be looked into by another evaluation near the start; and
+    by the first evaluation, which may be 0 whatever f is, where y0 is.
+    """
+    native, seen, field = surely(Native, entry.native), surely(Seen, entry.seen), plan.field
+    if not native.lie(native.tensors()) or not native.unchanged:
+        return False
+    if not seen.opaque:
+        if not seen.same:
+            return False
+    elif field.start is not None and _proof(native, field, plan, field.start):
+        return False
+    if field.first is None or field.start is None or not judged:
+        return True
     t, out = field.first
-    return field.start is None or native.agrees(t, field.start, out)
+    return native.agrees(t, field.start, out)
 
 
 def _made(plan: Plan) -> tuple[Native | None, str]:
@@ -222,7 +275,8 @@ def _made(plan: Plan) -> tuple[Native | None, str]:
                 "multiplications, and from 20 million on torch differentiates them faster; "
                 "field='native' translates f all the same"
             )
-        native = Native(assemble(lowered, traced.dtype, traced.sizes, traced.n), lowered.watched)
+        program = assemble(lowered, traced.dtype, traced.sizes, traced.n)
+        native = Native(program, lowered.watched, _identity(field.f)[1])
     except UnknownOperationError as err:
         return None, str(err)
     why = _proof(native, field, plan, y)
@@ -245,10 +299,10 @@ def _proof(native: Native, field: Field, plan: Plan, y: Tensor) -> str:
         return f"f could not be evaluated near the start ({type(err).__name__})"
     finally:
         field.stats = counted
-    native.renew()
+    native.renew(native.tensors())
     out, to_y, to_p = torch.empty_like(y), torch.empty_like(y), y.new_empty(sum(field.sizes))
     native.call("fused", to_y, to_p, out, ripple, point, t=t)
-    pairs = ((out, ev.out.detach()), (to_y, back.y), (to_p, field.flat_params(back.params)))
+    pairs = ((out, ev.value), (to_y, back.y), (to_p, field.flat_params(back.params)))
     if all(close(a, b) for a, b in pairs):
         return ""
     return "its evaluation differs from torch's own"
