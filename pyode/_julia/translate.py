@@ -115,10 +115,11 @@ def tolerances(solver: s.Solver, eps: float) -> tuple[Any, Any]:
 
     Args:
         solver: of either direction.
-        eps: the rounding unit of the state's type, which rtol is kept well above.
+        eps: the rounding unit of the state's type, which rtol is kept well above, and an atol of
+            fixed steps not below.
     """
     if not isinstance(solver, s.AdaptiveSolver) or solver.step_size is not None:
-        return 1e-10, 1e-12
+        return max(1e-10, 32 * eps), max(1e-12, eps)
     rtol, atol = solver.rtol, solver.atol
     if per_component(solver):
         each = [torch.as_tensor(vector(x), dtype=torch.float64) for x in (rtol, atol)]

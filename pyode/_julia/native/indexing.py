@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ir import Move, UnknownOperationError, View, copied, mapped
-from .lower import full, lowering
+from .ir import Move, UnknownOperationError, View, copied, full, mapped
+from .lower import lowering
 
 NAMES = frozenset(
     [

@@ -196,9 +196,17 @@ def mapped(op: str, *args: Value) -> Value:
     return Map(shape, steady(views), op, full).view()
 
 
+def full(shape: Sequence[int], x: float) -> View:
+    """The same number everywhere."""
+    return Map(tuple(shape), True, "copy", (float(x),)).view()
+
+
 def copied(view: View) -> View:
     """A contiguous copy."""
     return surely(View, mapped("copy", view))
+
+
+NOTHING = {"add": 0.0, "mul": 1.0}  # what is reduced to when there is nothing
 
 
 def reduced(op: str, args: Sequence[View], dims: Sequence[int], keep: bool = False) -> View:
@@ -207,9 +215,11 @@ def reduced(op: str, args: Sequence[View], dims: Sequence[int], keep: bool = Fal
     gone = sorted({d % len(shape) for d in dims}) if shape else []
     left = [d for d in range(len(shape)) if d not in gone]
     moved = tuple(a.apply(torch.permute, (*left, *gone)) for a in args)
-    out = tuple(shape[d] for d in left)
-    node = Reduce(out, steady(args), op, moved, tuple(shape[d] for d in gone))
-    found = node.view()
+    out, over = tuple(shape[d] for d in left), tuple(shape[d] for d in gone)
+    if 0 in over and op in NOTHING:
+        found = full(out, NOTHING[op])
+    else:
+        found = Reduce(out, steady(args), op, moved, over).view()
     return (
         found.apply(torch.reshape, [1 if d in gone else s for d, s in enumerate(shape)])
         if keep

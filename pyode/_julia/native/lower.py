@@ -11,13 +11,13 @@ from torch import Tensor
 
 from .ir import (
     Assemble,
-    Map,
     Piece,
     UnknownOperationError,
     Value,
     View,
     contiguous_strides,
     copied,
+    full,
     mapped,
     reduced,
     steady,
@@ -137,11 +137,6 @@ def power(a: Value, b: Value) -> Value:
     if b == 0 and isinstance(a, View):
         return full(a.shape, 1.0)
     return mapped(POWERS[b], a) if b in POWERS else mapped("pow", a, b)
-
-
-def full(shape: Sequence[int], x: float) -> View:
-    """The same number everywhere."""
-    return Map(tuple(shape), True, "copy", (float(x),)).view()
 
 
 @lowering("relu")

@@ -13,8 +13,8 @@ from torch.fx import Node as FxNode
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from . import convolution, indexing, norms  # noqa: F401  (their operations are in the table)
-from .ir import Leaf, Shape, UnknownOperationError, View, surely
-from .lower import SAME, SHAPES, TABLE, VIEWS, full
+from .ir import Leaf, Shape, UnknownOperationError, View, full, surely
+from .lower import SAME, SHAPES, TABLE, VIEWS
 from .trace import Traced
 
 CREATORS = [
