@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
 
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.choices import InductorChoices
+from torch._inductor.virtualized import V
 
 from pyode._torch import fusion, inductor
 
@@ -42,6 +45,22 @@ def test_loops_that_share_little_stay_apart(large, monkeypatch):
     monkeypatch.setattr(fusion, "near", lambda: None)  # as Inductor has it
     monkeypatch.setattr(fusion, "LEAST", 10)
     assert widest(*large) > 2 * apart
+
+
+def test_it_does_not_matter_what_the_thread_has_compiled_before(large, monkeypatch):
+    """Nor does it to others what we have: Inductor keeps its choices for a thread."""
+    found = []
+
+    def run() -> None:
+        inductor.compile_one(lambda x: (x.sin(),), [torch.ones(3)])
+        first = V.choices
+        found.extend([widest(*large), V.choices is first, type(first) is InductorChoices])
+
+    apart = widest(*large)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [apart, True, True]
 
 
 def test_loops_that_read_the_same_are_one(large):

@@ -7,6 +7,7 @@ that meet in a sum of a few numbers each: by then the first of them have left th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -34,3 +35,16 @@ def near() -> Any:
             )
 
     return Near
+
+
+def applied(kind: Any) -> contextlib.AbstractContextManager[None]:
+    """Let Inductor choose by that class, None: as it does, until the end.
+
+    It makes its choices once in a thread, and keeps those of the first program compiled there. To
+    be entered before `inductor_choices_class` is set: what it finds is put back.
+    """
+    if kind is None:
+        return contextlib.nullcontext()
+    from torch._inductor.virtualized import V
+
+    return V.set_choices_handler(kind())

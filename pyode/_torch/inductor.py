@@ -155,7 +155,9 @@ def _compile(
     (out,) = (node for node in graph.graph.nodes if node.op == "output")
     out.meta["user_visible_output_idxs"] = list(range(len(out.args[0]) if seen is None else seen))
     context.output_strides = []
-    with torch.no_grad(), config.patch(_options(config, graph)), tracing(context):
+    wanted = _options(config, graph)
+    chosen = fusion.applied(wanted.get("inductor_choices_class"))
+    with torch.no_grad(), chosen, config.patch(wanted), tracing(context):
         made: Any = compile_fx_inner(graph, examples)
     # past a wrapper for autotuning and the debugger, which costs as much as a small step
     run = getattr(made, "current_callable", None) or made
