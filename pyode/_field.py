@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from ._errors import InputTypeError, MissingGradientError, SolveError
 from ._params import name_of_tensor
 from ._returned import explained, flat_result
 from ._state import Layout
 from ._stats import Stats
+
+_ENGINE: Any = getattr(torch.autograd.Variable, "_execution_engine", None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,6 +115,20 @@ class Field:
         with torch.no_grad():
             return self._evaluate(self.time(t), y)
 
+    @property
+    def shape(self) -> torch.Size:
+        """That of a state as f has it, if it is one real tensor, else `[n]`."""
+        return torch.Size(self._shape) if self._plain else torch.Size([self.layout.size])
+
+    def into(self, row: Tensor, t: float | Tensor, y: Tensor, weighs: bool = True) -> None:
+        """Write f(t, y) into `row`, which is in the shape of `shape`."""
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.into(row, t, y)
+        self.stats.nfe += 1
+        row.copy_(self._call(self.time(t), y.view(self._shape) if self._plain else y))
+        return None
+
     def evaluation(self, t: float | Tensor, y: Tensor, wrt_t: bool = False) -> Evaluation:
         """f(t, y) with its graph, to be pulled back once."""
         self.stats.nfe += 1
@@ -158,7 +175,7 @@ class Field:
 
     def _vjp(self, ev: Evaluation, inputs: tuple[Tensor, ...], a: Tensor) -> Any:
         try:
-            return torch.autograd.grad(ev.out, inputs, a.view(ev.out.shape), allow_unused=True)
+            return pulled(ev.out, inputs, a.view(ev.out.shape))
         except Exception as err:
             if isinstance(err, SolveError):
                 err.from_f = True
@@ -269,6 +286,13 @@ class Field:
         """
         with torch.autocast(self.layout.device.type, self.cast, cache_enabled=False):
             return self.f(t, y)
+
+
+def pulled(out: Tensor, inputs: tuple[Tensor, ...], a: Tensor) -> Any:
+    """`torch.autograd.grad`; on the CPU by its engine alone, in half the time where f is small."""
+    if out.device.type != "cpu" or _ENGINE is None or has_torch_function((out, a, *inputs)):
+        return torch.autograd.grad(out, inputs, a, allow_unused=True)
+    return _ENGINE.run_backward((out,), (a,), False, False, inputs, True, accumulate_grad=False)
 
 
 def outside(err: Exception) -> Exception:

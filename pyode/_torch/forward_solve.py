@@ -31,10 +31,19 @@ class Recorder:
         self.pending: list[Evaluation] = []
         self.steps: list[list[Evaluation]] = []
 
+        self.shape = field.shape
+
     def __call__(self, t: float, y: Tensor) -> Tensor:
+        return self._recorded(t, y).value
+
+    def into(self, row: Tensor, t: float, y: Tensor, weighs: bool) -> None:
+        """Write the derivative at a stage, in the shape of `shape`."""
+        row.copy_(self._recorded(t, y).out)  # with no gradient: forward passes are without
+
+    def _recorded(self, t: float, y: Tensor) -> Evaluation:
         ev = self.field.evaluation(t, y, self.wrt_t)
         self.pending.append(ev)
-        return ev.value
+        return ev
 
     def blocks(self, t: float, y: Tensor) -> list:
         raise TypeError("graphs of implicit stages are not recorded")

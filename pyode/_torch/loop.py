@@ -82,7 +82,8 @@ class Integrator:
         self.limits, self.stats, self.jumps = limits, stats, jumps
         self.on_attempt, self.watch = on_attempt, watch
         self.keeps = keeps or watch is not None or not method.reuses
-        self.room = None if self.keeps else Stages(method.co, y)  # for stages, where none are kept
+        # for stages, where none are kept
+        self.room = None if self.keeps else Stages(method.co, y, rhs)
         self.where = {"span": (t, end), "solver": method.solver, "stats": stats} | (where or {})
         self.h: float | None = None
         self.hint = 0.0  # a step size that did elsewhere

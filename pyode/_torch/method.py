@@ -84,6 +84,7 @@ class Method:
         self.rough = max(loosest(getattr(solver, "rtol", 0.0)), EPS)
         self._tolerances: tuple[Tensor, Tensor] | None = None
         self._jac: tuple[float, Tensor, list[Block]] | None = None
+        self._sizes: tuple[Tensor, Tensor] | None = None  # y1 of the last attempt, and |y1|
         self.quadratures: slice | None = None  # part of the state that feeds back nowhere
 
     def attempt(
@@ -213,9 +214,13 @@ class Method:
         """Error estimate in units of the tolerance (host sync)."""
         quad = self.quadratures
         ahead = None if quad is None else torch.linalg.vector_norm(k[0, quad]) * (AHEAD * abs(h))
-        scale = self.tolerance(torch.maximum(y0.abs(), y1.abs()), ahead)
+        known, ends = self._sizes, y1.abs()
+        starts = known[1] if known is not None and known[0] is y0 else y0.abs()
+        self._sizes = y1, ends
+        scale = self.tolerance(torch.maximum(starts, ends), ahead)
         rows = self.co.e if self.co.gap is None else [*self.co.e, self.co.gap]
-        errors = [torch.mv(k[: len(row)].t(), row).div_(scale) for row in rows]
+        parts = [k if len(row) == len(k) else k[: len(row)] for row in rows]
+        errors = [torch.mv(k.t(), row).div_(scale) for k, row in zip(parts, rows, strict=True)]
         sizes = [size * abs(h) for size in each(norm, *errors)]
         if self.co.gap is not None:
             # O(h⁴), the error of the cubic: to the power 5/4 that of the dense output where the

@@ -89,13 +89,17 @@ class Stages:
 
     Attributes:
         k: the whole.
-        rows: each stage.
+        first: the first stage.
+        rows: each stage, in the shape in which `evaluate` writes them.
         above: the stages before each, as columns `[n, i]`.
     """
 
-    def __init__(self, co: Coefficients, y: Tensor):
+    def __init__(self, co: Coefficients, y: Tensor, evaluate: Any = None):
+        shape = getattr(evaluate, "shape", y.shape)
         self.k = torch.empty(len(co.c), y.numel(), dtype=y.dtype, device=y.device)
-        self.rows = self.k.unbind()
+        self.first = self.k[0]
+        flat = shape == y.shape
+        self.rows = (self.k if flat else self.k.view(len(co.c), *shape)).unbind()
         columns = self.k.t()
         self.above = [columns.narrow(1, 0, i) for i in range(co.tableau.stages + 1)]
 
@@ -116,14 +120,15 @@ def explicit_step(
     stages are left for `dense_stages` to fill. `room`: where to write `k`.
     """
     tableau = co.tableau
-    room = Stages(co, y) if room is None else room
+    room = Stages(co, y, evaluate) if room is None else room
     k, rows, above = room.k, room.rows, room.above
-    rows[0].copy_(evaluate(t0, y) if k0 is None else k0)
+    room.first.copy_(evaluate(t0, y) if k0 is None else k0)
     point, end = y, tableau.stages - 1 if tableau.fsal else 0
     times = [_at(t0, t1, h, c) for c in co.c[: tableau.stages]]
-    into = getattr(evaluate, "into", None)  # writes its value where it belongs, for a copy less
-    if into is not None:
-        evaluate.ahead(times[1:])  # type: ignore[attr-defined]
+    into = getattr(evaluate, "into", None)  # writes its value where it belongs, in its own shape
+    ahead = getattr(evaluate, "ahead", None)
+    if ahead is not None:
+        ahead(times[1:])
     for i in range(1, tableau.stages):
         point = (arrive if i == end else combine)(y, h, above[i], co.a[i])
         if into is None:
