@@ -295,6 +295,10 @@ class Kvaerno5(AdaptiveSolver):
     step's start, one LU factorisation a step of size n. Cost O(n³) a step, memory O(n²). Steps that
     hold an output, or a time at which an adjoint reads y(t), have two implicit stages more, for a
     dense output of order 5; its error is controlled with that of the steps.
+
+    The third stage lies 0.23 of a step beyond the step's end: f is called there, after `ts[-1]`,
+    too. Where that is beyond a time of `jumps` it is called just before that time, in whose step
+    fixed steps are of order 2 if f depends on t.
     """
 
     order: ClassVar[int] = 5

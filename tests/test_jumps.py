@@ -170,3 +170,46 @@ def test_second_derivatives_beside_jumps(grid, solver):
         found.append([*first, *second])
     for got, wanted in zip(*found, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+class Sided:
+    """y' = -y before t = 1, 5 cos(y) after it; notes on which side it was evaluated."""
+
+    def __init__(self):
+        self.times = []
+
+    def __call__(self, t, y):
+        self.times.append(float(t.detach()))
+        return torch.where(t < 1, -y, 5 * torch.cos(y))
+
+
+@pytest.mark.parametrize(
+    "ts", [(0.0, 1.0), (0.0, 0.97)], ids=["ends at the jump", "ends before it"]
+)
+def test_stages_beyond_a_step_do_not_see_the_other_side_of_a_jump(ts):
+    """Kvaerno5's third stage lies 0.23 of a step beyond the step's end."""
+    f, errors = Sided(), []
+    for size in (0.2, 0.1):
+        solver = pyode.Kvaerno5(step_size=size)
+        ys = pyode.solve(f, torch.ones(1, dtype=F64), ts, solver=solver, jumps=[1.0]).ys
+        errors.append(abs(ys[-1].item() - math.exp(-ts[-1])))
+    assert max(f.times) < 1.0
+    assert errors[1] < errors[0] / 25 < 1e-7  # of order 5
+    f = Sided()
+    solver = pyode.Kvaerno5(rtol=1e-8, atol=1e-8)
+    sol = pyode.solve(f, torch.ones(1, dtype=F64), (0.0, 1.0, 2.0), solver=solver, jumps=[1.0])
+    assert sol.stats.forward.rejected <= 4
+    assert sol.ys[1].item() == pytest.approx(math.exp(-1), abs=1e-7)
+
+
+@pytest.mark.parametrize("times", [(0.61, 1.2), (0.0, 0.3, 2.0), (2.0, 0.9, 0.21)], ids=str)
+def test_a_stage_held_before_a_jump_does_not_move_with_the_times(times):
+    rates = torch.tensor([0.7, 1.2], dtype=F64, requires_grad=True)
+    y0 = torch.tensor([1.0, 0.4], dtype=F64, requires_grad=True)
+    ts = torch.tensor(times, dtype=F64, requires_grad=True)
+
+    def solved(rates, y0, ts):
+        f = lambda t, y: rates[0] * y * torch.cos(3 * t) if t < 1 else rates[1] * y.cos() * t  # noqa: E731
+        return pyode.solve(f, y0, ts, solver=pyode.Kvaerno5(step_size=0.37), jumps=[1.0]).ys
+
+    assert torch.autograd.gradcheck(solved, (rates, y0, ts), atol=1e-7, rtol=1e-6)

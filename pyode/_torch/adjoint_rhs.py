@@ -239,7 +239,7 @@ def _parts(
             return adjoint_parts(solver, rhs, z, plan.field.compiled, norm, quad)
         except Uncompilable as err:
             not_compiled(plan, err, "the backward solve")
-    method = Method(solver, z.dtype, z.device)
+    method = Method(solver, z.dtype, z.device, plan.jumps)
     method.quadratures = quad
     return method, rhs
 

@@ -236,12 +236,13 @@ class Pass:
         self.plan.stats.backward.recomputed += self.field.stats.nfe - before
         k = step.k if inner else step.k[: self.tableau.stages]
         evals = [self.field.evaluation(t0, y, self.wrt_t)]
+        times, held = self.method.stage_times(t0, t1)
         for i in range(1, len(k)):
             point = (
                 torch.addmv(y, k[:i].t(), self.co.a[i], alpha=h) + (h * self.tableau.gamma) * k[i]
             )
-            t = t1 if self.co.c[i] == 1.0 else t0 + self.co.c[i] * h
-            evals.append(self.field.evaluation(t, point, self.wrt_t))
+            moves = self.wrt_t and not held[i]
+            evals.append(self.field.evaluation(times[i], point, moves))
         return evals, k
 
     def _solver(self, evals: list[Evaluation], h: float):

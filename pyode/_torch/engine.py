@@ -320,7 +320,7 @@ def _parts(
             return method, rhs, rhs, saves
         except Uncompilable as err:
             binding.not_compiled(plan, err)
-    method = Method(plan.solver, y.dtype, y.device)
+    method = Method(plan.solver, y.dtype, y.device, plan.jumps)
     if not graphs:
         return method, rhs, rhs, None
     shared = method.tableau.stages - 1 if method.tableau.fsal else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -82,8 +82,7 @@ def esdirk_step(
     evaluate: Evaluate,
     newton: Newton,
     scale: Tensor | None,
-    t0: float,
-    t1: float,
+    times: Sequence[float],
     h: float,
     y: Tensor,
     k0: Tensor | None,
@@ -94,15 +93,18 @@ def esdirk_step(
     The stage derivative is taken from the stage equation, (y_i - base) / (hγ), not from f: f would
     amplify the Newton residual by the stiffness.
 
+    Args:
+        times: of the stages.
+
     Raises:
         SingularError: Newton did not converge.
     """
     tableau = co.tableau
     k = (Stages(co, y) if room is None else room).k
-    k[0] = evaluate(t0, y) if k0 is None else k0
+    k[0] = evaluate(times[0], y) if k0 is None else k0
     point = y
     for i in range(1, tableau.stages):
-        point = _stage(co, evaluate, newton, scale, i, t0, t1, h, y, k)
+        point = _stage(co, evaluate, newton, scale, i, times[i], h, y, k)
     return k, point
 
 
@@ -111,8 +113,7 @@ def esdirk_dense_stages(
     evaluate: Evaluate,
     renew: Callable[[float, Tensor], Newton],
     scale: Tensor | None,
-    t0: float,
-    t1: float,
+    times: Sequence[float],
     h: float,
     y: Tensor,
     k: Tensor,
@@ -121,17 +122,19 @@ def esdirk_dense_stages(
 
     Args:
         renew: (t, y) ↦ Newton's iteration with the Jacobian there.
+        times: of the stages, those of the step among them.
 
     Raises:
         SingularError: Newton did not converge, not even with a new Jacobian in each iteration.
     """
-    newton = renew(t0, y)
+    newton = renew(times[0], y)
     for i, row in enumerate(co.guess, co.tableau.stages):
         guess = combine(y, h, k[: len(row)].t(), row)
         try:
-            _stage(co, evaluate, newton, scale, i, t0, t1, h, y, k, guess)
+            _stage(co, evaluate, newton, scale, i, times[i], h, y, k, guess)
         except SingularError:  # a kink: no shorter step is to be had here
-            _stage(co, evaluate, FullNewton(renew, newton.tol), scale, i, t0, t1, h, y, k, guess)
+            full = FullNewton(renew, newton.tol)
+            _stage(co, evaluate, full, scale, i, times[i], h, y, k, guess)
 
 
 def _stage(
@@ -140,8 +143,7 @@ def _stage(
     newton: Newton | FullNewton,
     scale: Tensor | None,
     i: int,
-    t0: float,
-    t1: float,
+    t: float,
     h: float,
     y: Tensor,
     k: Tensor,
@@ -150,7 +152,6 @@ def _stage(
     """State at stage i, whose derivative goes into row i of `k`."""
     gamma = h * co.tableau.gamma
     base = combine(y, h, k[:i].t(), co.a[i])
-    t = t1 if co.c[i] == 1.0 else t0 + co.c[i] * h
     guess = base + gamma * k[i - 1] if guess is None else guess
     point = _newton(evaluate, newton, scale, t, base, gamma, guess)
     k[i] = (point - base) / gamma

@@ -193,7 +193,7 @@ def run(
 def integrate(plan: Plan, y: Tensor, t0: float, t1: float, keep_dense: bool) -> Trajectory:
     """A dense forward solve of one interval, for a backward pass that needs it again."""
     field, stats = plan.field, plan.stats.backward
-    method = Method(plan.solver, y.dtype, y.device)
+    method = Method(plan.solver, y.dtype, y.device, plan.jumps)
     trajectory = Trajectory(field, method, y, t0, None, keep_dense=keep_dense, jumps=plan.jumps)
     limits = Limits(plan.limits.max_steps, plan.limits.timeout)
     before = stats.nfe

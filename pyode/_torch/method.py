@@ -14,6 +14,7 @@ from torch import Tensor
 from .._field import Block
 from .._norms import Norm, each
 from .._solvers import AdaptiveSolver, Solver
+from .._state import inside
 from .._tolerances import loosest, vector
 from . import diagnose
 from .esdirk import MAX_EXACT, Newton, SingularError, esdirk_dense_stages, esdirk_step
@@ -73,8 +74,14 @@ class Method:
 
     reuses = True  # whether an attempt can write over the stages of an earlier one
 
-    def __init__(self, solver: Solver, dtype: torch.dtype, device: torch.device):
-        self.solver = solver
+    def __init__(
+        self,
+        solver: Solver,
+        dtype: torch.dtype,
+        device: torch.device,
+        jumps: tuple[float, ...] = (),
+    ):
+        self.solver, self.jumps = solver, jumps
         self.tableau = tableau_of(solver)
         self.co = coefficients(self.tableau, dtype, device)
         self.adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
@@ -100,7 +107,25 @@ class Method:
         if not self.tableau.gamma:
             return explicit_step(self.co, rhs, t0, t1, h, y, k0, room)
         newton = self._newton(self._blocks(rhs, t0, y), h)
-        return esdirk_step(self.co, rhs, newton, self._scale(y), t0, t1, h, y, k0, room)
+        times = self.stage_times(t0, t1)[0]
+        return esdirk_step(self.co, rhs, newton, self._scale(y), times, h, y, k0, room)
+
+    def stage_times(self, t0: float, t1: float) -> tuple[list[float], list[bool]]:
+        """When f is evaluated in a step, and which of these times a jump of f holds back.
+
+        A stage beyond the step's end (Kvaerno5's third) may lie beyond a time at which f jumps:
+        it would see the other f. It is evaluated just before the jump instead.
+        """
+        h = t1 - t0
+        times = [t1 if c == 1.0 else t0 + c * h for c in self.co.c]
+        held = [False] * len(times)
+        ahead = [jump for jump in self.jumps if (jump - t1) * h >= 0]
+        if ahead:
+            jump = min(ahead, key=lambda x: abs(x - t1))
+            last = inside(t0, jump, self.jumps, self.co.dtype)[1]
+            held = [(t - last) * h > 0 and c > 1.0 for t, c in zip(times, self.co.c, strict=True)]
+            times = [last if stays else t for t, stays in zip(times, held, strict=True)]
+        return times, held
 
     def widen(self, columns: int) -> None:
         """Tolerances for [y, S]: `columns` sensitivities of a component have that component's.
@@ -141,8 +166,9 @@ class Method:
 
     def fill(self, rhs: RHS, step: Step) -> None:
         """Evaluate the dense output's own stages."""
-        where = *(step.beside or (step.t0, step.t1)), step.h, step.y0
+        ends = step.beside or (step.t0, step.t1)
         if self.tableau.gamma:
+            where = self.stage_times(*ends)[0], step.h, step.y0
 
             def newton(t: float, y: Tensor) -> Newton:
                 return self._newton(self._blocks(rhs, t, y), step.h)
@@ -152,7 +178,7 @@ class Method:
             except SingularError:
                 raise diagnose.not_interpolated(step.t0, step.t1) from None
         else:
-            dense_stages(self.co, rhs, *where, step.k)
+            dense_stages(self.co, rhs, *ends, step.h, step.y0, step.k)
         step.filled = True
 
     def _blocks(self, rhs: RHS, t: float, y: Tensor) -> list[Block]:
