@@ -56,6 +56,17 @@ def test_sample_in_a_batch_equals_sample_alone(solver, backwards):
         torch.testing.assert_close(together[:, i : i + 1], alone, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("solver", [pyode.Dopri5, pyode.Tsit5, pyode.Dopri8])
+def test_outputs_between_steps_in_single_precision(solver):
+    """The interpolants' polynomials are evaluated to the rounding of their values."""
+    ts, options = torch.linspace(0, 2, 41, dtype=F64), {"rtol": 1e-5, "atol": 1e-5}
+    y0, f = start().detach(), Damped()
+    chosen = {"solver": solver(interp="full", **options), "batch": "independent"}
+    double = pyode.solve(f, y0, ts, **chosen).ys.detach()
+    single = pyode.solve(f.float(), y0.float(), ts, **chosen).ys.detach()
+    assert float((single - double).abs().max()) < 1e-5
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_gradients_agree_with_joint_steps(solver):
     tol = 1e-6 if solver in (pyode.Bosh3, pyode.HeunEuler) else 1e-9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from helpers import ADAPTIVE, SOLVERS, name_of
 
 import pyode
 from pyode._torch.rk import coefficients
-from pyode._torch.tableaus import TABLEAUS, Tableau, tableau_of
+from pyode._torch.tableau import Tableau
+from pyode._torch.tableaus import TABLEAUS, tableau_of
 
 Tree = tuple  # a rooted tree is the sorted tuple of its root's branches
 
@@ -184,7 +186,7 @@ class TestDense:
     def test_order_conditions(self, solver):
         """Σ_i b_i(θ) Φ_i(tree) = θ^order / density, coefficient by coefficient."""
         t = tableau_of(solver)
-        poly = t.polynomial
+        poly = powers(t)
         a = matrix(t)[: len(poly), : len(poly)]
         for order in range(1, dense_order(solver) + 1):
             for tree in trees(order):
@@ -200,10 +202,31 @@ class TestDense:
             slope = (t.at(theta + 1e-6) - t.at(theta - 1e-6)) / 2e-6
             assert np.abs(slope - t.rate(theta)).max() < 1e-7 + rounding(t) / 1e-6
 
+    def test_weights_are_accurate(self, solver):
+        """To a few roundings of what they are, whatever cancels in powers of θ."""
+        t = tableau_of(solver)
+        thetas = np.linspace(0.01, 0.99, 25)
+        for theta, row in zip(thetas, t.at(thetas).T, strict=True):
+            x = Fraction(float(theta))
+            terms = [[(Fraction(c), j) for j, c in enumerate(row, 1)] for row in t.dense]
+            exact = [sum(c * x**j for c, j in row) for row in terms]
+            given = t.at(float(theta)), row, t.weights_at(torch.tensor(theta)).numpy()
+            for w in given:
+                assert np.abs(w - np.array(exact, dtype=float)).max() < 4e-15
+            slope = [
+                sum(j * Fraction(c) * x ** (j - 1) for j, c in enumerate(r, 1)) for r in t.dense
+            ]
+            assert np.abs(t.rate(float(theta)) - np.array(slope, dtype=float)).max() < 2e-14
+
+
+def powers(t: Tableau) -> np.ndarray:
+    """The dense output's coefficients of θ, θ², ..."""
+    return np.array(t.dense, dtype=float)
+
 
 def rounding(t: Tableau) -> float:
     """Of a value of the dense output's polynomials."""
-    return 8 * np.finfo(float).eps * max(1, np.abs(t.polynomial).max())
+    return 8 * np.finfo(float).eps * max(1, np.abs(powers(t)).max())
 
 
 def dense_order(solver: object) -> int:
@@ -219,7 +242,7 @@ def test_dense_output_is_smooth(solver):
     if solver.order < 3:
         pytest.skip("a quadratic through y0, f0 and y1")
     t = tableau_of(solver)
-    first, last = np.eye(len(t.polynomial))[[0, t.stages - 1]]
+    first, last = np.eye(len(t.dense))[[0, t.stages - 1]]
     assert np.abs(t.rate(0.0) - first).max() < rounding(t)
     assert np.abs(t.rate(1.0) - last).max() < 10 * rounding(t)
 

@@ -23,7 +23,7 @@ from .capture import Captured
 from .inductor import Pair, Run, Uncompilable, compile_one, compile_pair
 from .method import AHEAD, RHS, Method, Step, joined, packed, unpacked
 from .rk import Stages, unrolled_step, weighted
-from .tableaus import Tableau
+from .tableau import Tableau
 
 Evaluate = Callable[[int, Tensor, Tensor, Sequence[Tensor]], Tensor]  # stage, t, y, tensors
 Saved = list[Tensor]

@@ -142,7 +142,7 @@ class Batch:
             if tableau.extra:
                 dense_stages(self.method.co, self.field, t0, self.t, h, self.y, k)
             theta = (self.ts[which] - t0[sample]) / (self.t - t0)[sample]
-            weights = dense_weights(self.method, theta)
+            weights = self.method.tableau.weights_at(theta).to(self.y.dtype)
             stages = k[: len(weights)].view(len(weights), self.size, -1)[:, sample]
             step = self._samples(h)[sample] * torch.einsum("sp,spd->pd", weights, stages)
             out[which, sample] = self._samples(self.y)[sample] + step
@@ -256,10 +256,3 @@ class Batch:
         y, k = self._samples(self.y)[sample], self._samples(self.k0)[sample]
         rate = probe.growth(y, self.sign * k)
         return rate if rate * abs(float(self.t[sample] - self.ts[0])) > 1e6 else 0.0
-
-
-def dense_weights(method: Method, theta: Tensor) -> Tensor:
-    """Dense-output weights `[stages, P]` at θ `[P]`."""
-    poly = method.co.tensor(method.tableau.polynomial)
-    powers = torch.stack([theta**j for j in range(1, poly.shape[1] + 1)])
-    return poly @ powers.to(poly.dtype)

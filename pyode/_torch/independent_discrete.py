@@ -11,7 +11,6 @@ from .._engine import Grads, Plan
 from .._field import Evaluation
 from . import diagnose
 from .adjoint_rhs import backward_failure, time_grads
-from .independent import dense_weights
 from .rk import Carry, Transpose, accumulate, dense_stages, explicit_step, spread
 from .tape import Tape
 from .trajectory import Trajectory
@@ -80,7 +79,7 @@ class _Pass:
         """Cotangents that outputs inside the steps put on the stages, over h."""
         which, sample = torch.nonzero(held, as_tuple=True)
         theta = (self.ts[which] - t0[sample]) / (t1 - t0)[sample]
-        weights = dense_weights(self.method, theta)
+        weights = self.method.tableau.weights_at(theta).to(self.grad_ys.dtype)
         g = self.grad_ys.view(len(self.ts), self.size, -1)[which, sample]
         out = self.grad_ys.new_zeros(rows, self.size, g.shape[1])
         for i in range(len(weights)):
@@ -135,7 +134,8 @@ class Dense:
             if method.tableau.extra:
                 dense_stages(method.co, self.trajectory.field, t0, t1, h, step.y0, step.k)
             width = torch.where(t1 == t0, torch.ones_like(t0), t1 - t0)
-            weights = dense_weights(method, ((t - t0) / width).clamp(0, 1))
+            theta = ((t - t0) / width).clamp(0, 1)
+            weights = method.tableau.weights_at(theta).to(out.dtype)
             stages = step.k[: len(weights)].view(len(weights), self.size, -1)
             moved = h.view(self.size, -1) * torch.einsum("sb,sbd->bd", weights, stages)
             value = step.y0.view(self.size, -1) + moved

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._field import Evaluation, Field
-from .tableaus import Tableau
+from .tableau import Tableau
 
 Evaluate = Callable[[Any, Tensor], Tensor]
 

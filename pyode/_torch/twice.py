@@ -89,7 +89,5 @@ def _dense(
     trajectory: Trajectory, y: Tensor, k: list[Tensor], t0: Tensor, t1: Tensor, t: Tensor
 ) -> Tensor:
     theta = (t.to(torch.float64) - t0) / (t1 - t0)
-    poly = torch.tensor(trajectory.method.tableau.polynomial, device=y.device)
-    powers = torch.stack([theta**j for j in range(1, poly.shape[1] + 1)])
-    weights = (poly @ powers).to(y.dtype)  # large coefficients, small values
+    weights = trajectory.method.tableau.weights_at(theta).to(y.dtype)
     return y + (t1 - t0).to(y.dtype) * (weights @ torch.stack(k[: len(weights)]))
