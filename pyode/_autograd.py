@@ -19,6 +19,7 @@ from ._errors import (
     SolveError,
     ToleranceWarning,
 )
+from ._field import in_words
 from ._params import name_of_tensor
 from ._state import check_finite
 from ._stats import Stats
@@ -229,7 +230,10 @@ def _twice(
     y0, ts = _Gate.apply(y0, passes), _Gate.apply(ts, passes)
     ys = plan.engine.replay(plan, tape, y0, ts)
     wanted = [x for x in (y0, ts, *params) if x.requires_grad]
-    found = torch.autograd.grad(ys, wanted, grad_ys, create_graph=True, allow_unused=True)
+    try:
+        found = torch.autograd.grad(ys, wanted, grad_ys, create_graph=True, allow_unused=True)
+    except RuntimeError as err:
+        raise in_words(err) from err.__cause__
     passes.append(True)
     grads = iter(found)
     return [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
-from ._errors import InputTypeError, MissingGradientError, SolveError
+from ._errors import GradientUnavailable, InputTypeError, MissingGradientError, SolveError
 from ._params import name_of_tensor
 from ._returned import explained, flat_result
 from ._state import Layout
@@ -73,6 +73,7 @@ class Field:
         self.samples: int | None = None  # with per-sample steps: t has shape [samples, 1, ...]
         self.watched: tuple[Tensor, ...] = ()
         self.cast: torch.dtype | None = None  # what autocast casts to inside f, if it is on
+        self.batches = True  # False once a backward pass of f took no batch of cotangents
         self.random = False  # whether f drew random numbers when it was first evaluated
         self.stats = Stats()
         self.captured: Any = None  # f as a graph, where the engine compiles
@@ -181,7 +182,7 @@ class Field:
                 err.from_f = True
             when = f" at t={float(ev.t.detach()):.10g}" if ev.t.ndim == 0 else ""
             err.add_note(f"raised in the vector-Jacobian product of f{when}")
-            raise outside(err) from err.__cause__
+            raise in_words(err) from err.__cause__
 
     def vjp(
         self, t: float | Tensor, y: Tensor, a: Tensor, params: bool = True
@@ -199,19 +200,45 @@ class Field:
         if not n or not ev.out.requires_grad:
             no_params = y.new_zeros(n, sum(self.sizes) if params else 0)
             return ev.value, y.new_zeros(n, n), no_params
-        eye = torch.eye(n, dtype=y.dtype, device=y.device).view(n, *ev.out.shape)
-        try:
-            rows = torch.autograd.grad(
-                ev.out, [ev.y, *wanted], eye, is_grads_batched=True, allow_unused=True
-            )
-        except RuntimeError as err:
-            raise outside(err) from err.__cause__
+        rows = self.rows(ev, [ev.y, *wanted])
         jac = y.new_zeros(n, n) if rows[0] is None else rows[0].reshape(n, n)
         blocks = [
             y.new_zeros(n, size) if r is None else flat_rows(r, n)
             for r, size in zip(rows[1:], self.sizes, strict=False)
         ]
         return ev.value, jac, torch.cat(blocks, 1) if blocks else y.new_zeros(n, 0)
+
+    def rows(self, ev: Evaluation, inputs: list[Tensor], keep: bool = False) -> list[Tensor | None]:
+        """Gradients `[n, *shape]` of the n entries of f(t, y) in `inputs`; `keep`: ev's graph.
+
+        In one batch; one by one if f has a backward pass that cannot take one, as that of an
+        `autograd.Function` which looks at values or leaves torch.
+        """
+        out, n = ev.out, ev.out.numel()
+        eye = torch.eye(n, dtype=out.dtype, device=out.device).view(n, *out.shape)
+        options: Any = {"allow_unused": True, "retain_graph": keep}
+        if self.batches:
+            try:
+                return list(torch.autograd.grad(out, inputs, eye, is_grads_batched=True, **options))
+            except Exception:  # what is wrong with f, if anything is, a single row says
+                self.batches = False
+            if not keep:  # half of the graph may be gone
+                self.stats.nfe += 1
+                with torch.enable_grad():
+                    out = self._call(ev.t, ev.y)
+        each = []
+        try:
+            for i, row in enumerate(eye, 1):
+                options["retain_graph"] = keep or i < n
+                each.append(torch.autograd.grad(out, inputs, row, **options))
+        except Exception as err:
+            raise in_words(err) from err.__cause__
+        return [
+            torch.stack([torch.zeros_like(x) if g is None else g for g in column])
+            if any(g is not None for g in column)
+            else None
+            for x, column in zip(inputs, zip(*each, strict=True), strict=True)
+        ]
 
     def locate(self, i: int) -> str:
         """Where entry i of a state vector lies in the state."""
@@ -295,9 +322,15 @@ def pulled(out: Tensor, inputs: tuple[Tensor, ...], a: Tensor) -> Any:
     return _ENGINE.run_backward((out,), (a,), False, False, inputs, True, accumulate_grad=False)
 
 
-def outside(err: Exception) -> Exception:
-    """What a vector-Jacobian product raised; a graph that ends outside f is said to."""
-    if not isinstance(err, RuntimeError) or "through the graph a second time" not in str(err):
+def in_words(err: Exception) -> Exception:
+    """What a vector-Jacobian product raised, in words where it is about how f is written."""
+    text = str(err) if isinstance(err, RuntimeError) else ""
+    if "use_reentrant=True" in text:
+        return GradientUnavailable(
+            "f(t, y) uses torch.utils.checkpoint with use_reentrant=True, which does not pass "
+            "vector-Jacobian products. Pass use_reentrant=False to checkpoint."
+        )
+    if "through the graph a second time" not in text:
         return err
     return MissingGradientError(
         "f(t, y) uses a tensor that was computed outside f from one of `params`: its graph was "

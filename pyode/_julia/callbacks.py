@@ -206,6 +206,5 @@ def time_derivative(field: Field, t: float, y: Tensor) -> Tensor:
     ev = field.evaluation(t, y, wrt_t=True)
     if not ev.out.requires_grad:
         return torch.zeros_like(y)
-    eye = torch.eye(y.numel(), dtype=y.dtype, device=y.device).view(-1, *ev.out.shape)
-    (rows,) = torch.autograd.grad(ev.out, [ev.t], eye, is_grads_batched=True, allow_unused=True)
+    (rows,) = field.rows(ev, [ev.t])
     return torch.zeros_like(y) if rows is None else rows.reshape(-1)
