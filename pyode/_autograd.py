@@ -242,6 +242,22 @@ def _twice(
     ]
 
 
+class Ended(torch.autograd.Function):
+    """The outputs of a solve that failed: what would go back through them is refused in words."""
+
+    @staticmethod
+    def forward(ctx: Any, ys: Tensor, what: str, *made_from: Tensor) -> Tensor:
+        ctx.what = what
+        return ys.view_as(ys)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        raise GradientUnavailable(
+            f"`ys` of a solve that failed has no gradient: {ctx.what}\n"
+            "  Leave the loss out where sol.success is False, or solve up to sol.reached."
+        )
+
+
 def run(plan: Plan, y0: Tensor, ts: Tensor) -> tuple[Tensor, Result]:
     """Integrate a plan, linked into the caller's autograd graph where a gradient is wanted.
 

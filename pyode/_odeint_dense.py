@@ -86,17 +86,20 @@ class Dense:
         if not torch.is_grad_enabled() or not (self.solution.plan.needs or t.requires_grad):
             return held
         ends, given = self.call.t, t.reshape(-1).to(self.call.t.device)
-        both = torch.cat([ends, given]).detach()
+        nodes = tuple(map(float, self.solution.dense.trajectory.nodes))
+        inner = ends.new_tensor(nodes[1:-1] if self._moving else ())
+        both = torch.cat([ends, given, inner]).detach()
         found, where = torch.unique(both, return_inverse=True)
+        asked_for = slice(2, 2 + len(given))
         others = 1 if bool((given == ends[1]).any()) else 2  # distinct times are these and t's
-        if given.requires_grad and len(found) < len(given) + others:
+        if given.requires_grad and len(both[: 2 + len(given)].unique()) < len(given) + others:
             raise InputError(
                 "`t` holds t0, or a time twice, and requires grad. Pass times after t0, each once."
             )
-        times = found.index_put((where[2:],), given).index_put((where[:1],), ends[:1])
+        times = found.index_put((where[asked_for.stop :],), inner + (ends[0] - ends[0].detach()))
+        times = times.index_put((where[asked_for],), given).index_put((where[:1],), ends[:1])
         if bool(ends[1] < ends[0]):
             times, where = times.flip(0), len(found) - 1 - where
-        nodes = tuple(map(float, self.solution.dense.trajectory.nodes))
         solver = dataclasses.replace(self.call.way.solver, step_size=nodes)
         engine = dataclasses.replace(self.call.engine, watch=None)
         sol = self.call.solve(self.y0, times, solver=solver, adjoint=Discrete(), engine=engine)
@@ -106,5 +109,10 @@ class Dense:
                 "f's parameters have changed since odeint_dense solved: the gradient of that "
                 "solution is gone. Call odeint_dense again, or y(t) under torch.no_grad()."
             )
-        rows = where[2:] if t.ndim else where[2]
+        rows = where[asked_for] if t.ndim else where[2]
         return pytree.tree_map(lambda y: y[rows.to(y.device)], sol.ys)
+
+    @property
+    def _moving(self) -> bool:
+        """Whether the ends of the steps move with t0, as those of fixed steps do."""
+        return self.call.t.requires_grad and isinstance(self.call.way.solver.step_size, float)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from ._autograd import autocast_dtype, refuse_transforms, run
+from ._autograd import Ended, autocast_dtype, refuse_transforms, run
 from ._engine import Plan, Result
 from ._errors import InputError, Outcome, SolveError
 from ._returned import as_built
@@ -108,7 +108,10 @@ def finished(plan: Plan, flat: Tensor, throw: bool) -> Solution:
         partial = err.__dict__.pop("partial", None)
         if partial is None:
             raise
-        err.solution = _solution(plan, partial.ys, partial)
+        ys = partial.ys
+        if plan.needs:
+            ys = Ended.apply(ys, err.what, flat, plan.times.tensor, *plan.field.params)
+        err.solution = _solution(plan, ys, partial)
         if throw:
             raise
         return err.solution

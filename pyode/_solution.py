@@ -26,10 +26,12 @@ class Solution:
 
     Attributes:
         ts: `[m]`, the output times.
-        ys: `[m, *y0.shape]`, or a tree of such; part of the autograd graph.
+        ys: `[m, *y0.shape]`, or a tree of such; part of the autograd graph. A solve that failed
+            has no gradient: `backward()` says so.
         stats: counts of the forward solve, and of the backward one once `backward()` has run.
         result: `Outcome`; rows of `ys` that were not reached are NaN.
         plan: what was stored and why.
+        reached: the time up to which it is solved.
     """
 
     ts: Tensor

@@ -158,6 +158,25 @@ class TestStepLimit:
             )
 
 
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_the_solution_of_a_failed_solve_has_no_gradient(adjoint):
+    """A loss that goes on without it would have a wrong gradient, in silence."""
+    w, options = weight(), {"max_steps": 3, "throw": False, "adjoint": ADJOINTS[adjoint]}
+    ts = torch.tensor([0.0, 1e-3, 100.0], dtype=F64)
+    sol = pyode.solve(lambda t, y: -w * y, ones(2), ts, **options)
+    assert sol.result is pyode.Outcome.max_steps
+    assert torch.isfinite(sol.ys).all(1).tolist() == [True, True, False]
+    fails(
+        pyode.GradientUnavailable,
+        (sol.ys[:2].sum() + w.square().sum()).backward,
+        "`ys` of a solve that failed has no gradient: 3 steps were not enough",
+        "sol.reached",
+    )
+    assert w.grad is None
+    with torch.no_grad():
+        assert not pyode.solve(lambda t, y: -w * y, ones(2), ts, **options).ys.requires_grad
+
+
 class TestJumps:
     """A jump of f in time is crossed, with `jumps=` exactly."""
 

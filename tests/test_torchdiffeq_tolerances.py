@@ -169,6 +169,32 @@ def test_dense_outputs_beyond_torchdiffeqs():
             assert not held[0].requires_grad
 
 
+@pytest.mark.parametrize("method", ["euler", "heun2", "rk4", "dopri5"])
+@pytest.mark.parametrize("back", [False, True])
+def test_the_start_of_odeint_dense_moves_as_that_of_odeint(method, back):
+    """Fixed steps go on from t0, wherever that is."""
+    fixed = method != "dopri5"
+    options = {"step_size": 0.15, "interp": "cubic"} if fixed else {}
+
+    def f(t, y):
+        return torch.stack([torch.cos(t) * y[1], -y[0]])
+
+    sign = -1.0 if back else 1.0
+    inner = sign * torch.tensor([0.31, 0.52, 0.97], dtype=torch.float64)
+    y0 = torch.tensor([0.4, 1.2], dtype=torch.float64)
+    found = []
+    for dense in (False, True):
+        t0 = torch.tensor(0.1 * sign, dtype=torch.float64, requires_grad=True)
+        common = {"rtol": 1e-9, "atol": 1e-9, "method": method, "options": options}
+        if dense:
+            ys = pyode.odeint_dense(f, y0, t0, 1.2 * sign, **common)(inner)
+        else:
+            times = torch.cat([t0.view(1), inner, torch.tensor([1.2 * sign])])
+            ys = pyode.odeint(f, y0, times, **common)[1:-1]
+        found.append(torch.autograd.grad(ys.square().sum(), t0)[0])
+    torch.testing.assert_close(*found, rtol=1e-10 if fixed else 1e-6, atol=0)
+
+
 def test_the_start_of_a_dense_output_has_its_gradient():
     t0 = torch.tensor(0.5, dtype=F64, requires_grad=True)
     y0 = torch.ones(1, dtype=F64)
