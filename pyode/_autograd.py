@@ -19,10 +19,10 @@ from ._errors import (
     SolveError,
     ToleranceWarning,
 )
-from ._field import in_words
 from ._params import name_of_tensor
 from ._state import check_finite
 from ._stats import Stats
+from ._vjp import in_words
 from ._warned import warn
 
 _AS_IT_IS = nullcontext()

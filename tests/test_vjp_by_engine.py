@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pyode import _field
+from pyode import _vjp
 
 
 def parts() -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
@@ -21,7 +21,7 @@ def test_it_is_what_grad_gives(monkeypatch):
     out, inputs, a = parts()
     expected = torch.autograd.grad(out, inputs, a, allow_unused=True, retain_graph=True)
     monkeypatch.delattr(torch.autograd, "grad")  # it is not asked
-    found = _field.pulled(out, inputs, a)
+    found = _vjp.pulled(out, inputs, a)
     assert found[2] is None
     assert all(torch.equal(x, y) for x, y in zip(found[:2], expected[:2], strict=True))
     assert inputs[0].grad is None
@@ -30,8 +30,8 @@ def test_it_is_what_grad_gives(monkeypatch):
 def test_without_the_engine_grad_is_asked(monkeypatch):
     out, inputs, a = parts()
     expected = torch.autograd.grad(out, inputs, a, allow_unused=True, retain_graph=True)
-    monkeypatch.setattr(_field, "_ENGINE", None)
-    assert torch.equal(_field.pulled(out, inputs, a)[1], expected[1])
+    monkeypatch.setattr(_vjp, "_ENGINE", None)
+    assert torch.equal(_vjp.pulled(out, inputs, a)[1], expected[1])
 
 
 def test_who_overrides_torch_functions_sees_them():
@@ -44,12 +44,12 @@ def test_who_overrides_torch_functions_sees_them():
 
     out, inputs, a = parts()
     with Spy():
-        _field.pulled(out, inputs, a)
+        _vjp.pulled(out, inputs, a)
     assert "grad" in seen
 
 
 def test_a_graph_is_used_once():
     out, inputs, a = parts()
-    _field.pulled(out, inputs, a)
+    _vjp.pulled(out, inputs, a)
     with pytest.raises(RuntimeError, match="a second time"):
-        _field.pulled(out, inputs, a)
+        _vjp.pulled(out, inputs, a)
