@@ -56,6 +56,7 @@ from ._solution import Solution as Solution
 from ._solvers import PID as PID
 from ._solvers import RK4 as RK4
 from ._solvers import RK38 as RK38
+from ._solvers import SDIRK2 as SDIRK2
 from ._solvers import Bosh3 as Bosh3
 from ._solvers import Dopri5 as Dopri5
 from ._solvers import Dopri8 as Dopri8
@@ -64,9 +65,12 @@ from ._solvers import Fehlberg2 as Fehlberg2
 from ._solvers import Heun as Heun
 from ._solvers import Heun3 as Heun3
 from ._solvers import HeunEuler as HeunEuler
+from ._solvers import ImplicitEuler as ImplicitEuler
+from ._solvers import ImplicitMidpoint as ImplicitMidpoint
 from ._solvers import Kvaerno5 as Kvaerno5
 from ._solvers import Midpoint as Midpoint
 from ._solvers import Solver as Solver
+from ._solvers import Trapezoid as Trapezoid
 from ._solvers import Tsit5 as Tsit5
 from ._stats import Stats as Stats
 from ._torch.engine import Torch as Torch

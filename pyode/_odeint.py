@@ -43,7 +43,8 @@ def odeint(
         t: `[m]`, strictly increasing or decreasing.
         rtol, atol: tolerances of adaptive methods: numbers; or tensors that broadcast to y0's; or
             of a tuple y0 one such, or a flat one, for each of its tensors.
-        method: fixed steps: euler, midpoint, heun2, heun3, rk4 (Kutta's 3/8 rule). Adaptive:
+        method: fixed steps: euler, midpoint, heun2, heun3, rk4 (Kutta's 3/8 rule); for stiff
+            problems implicit_euler, implicit_midpoint, trapezoid, sdirk2. Adaptive:
             adaptive_heun, fehlberg2, bosh3, dopri5 (default), tsit5, dopri8; kvaerno5 (stiff).
         options: fixed steps: step_size, grid_constructor (its inner times are constants), interp
             ("linear" or "cubic"), perturb. Adaptive: first_step, min_step, max_step, safety,

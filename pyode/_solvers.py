@@ -248,6 +248,46 @@ class Bosh3(AdaptiveSolver):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ImplicitFixedSolver(FixedSolver):
+    """A method of implicit stages without an error estimate, for stiff problems.
+
+    Each stage is solved to rounding by simplified Newton with the dense Jacobian ∂f/∂y of the
+    step's start, by Newton with the Jacobian of every iterate where that does not converge. One
+    LU factorisation a step of size n: cost O(n³) a step, memory O(n²).
+    """
+
+    stiff: ClassVar[bool] = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImplicitEuler(ImplicitFixedSolver):
+    """Implicit Euler, order 1, L-stable, one implicit stage a step; linear between steps."""
+
+    order: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImplicitMidpoint(ImplicitFixedSolver):
+    """Implicit midpoint rule (Gauss of one stage), order 2, A-stable; linear between steps."""
+
+    order: ClassVar[int] = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trapezoid(ImplicitFixedSolver):
+    """Implicit trapezium (Crank, Nicolson 1947), order 2, A-stable, one implicit stage a step."""
+
+    order: ClassVar[int] = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SDIRK2(ImplicitFixedSolver):
+    """Alexander (1977, doi:10.1137/0714068), order 2, L-stable, two implicit stages a step."""
+
+    order: ClassVar[int] = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Accurate(AdaptiveSolver):
     """A method whose outputs between steps can be as accurate as its steps.
 

@@ -26,6 +26,10 @@ FIXED: dict[str, type[s.FixedSolver]] = {
     "heun2": s.Heun,
     "heun3": s.Heun3,
     "rk4": s.RK38,
+    "implicit_euler": s.ImplicitEuler,
+    "implicit_midpoint": s.ImplicitMidpoint,
+    "trapezoid": s.Trapezoid,
+    "sdirk2": s.SDIRK2,
 }
 ADAPTIVE: dict[str, type[s.AdaptiveSolver]] = {
     "adaptive_heun": s.HeunEuler,
@@ -36,10 +40,9 @@ ADAPTIVE: dict[str, type[s.AdaptiveSolver]] = {
     "dopri8": s.Dopri8,
     "kvaerno5": s.Kvaerno5,
 }
-INSTEAD = "Pass 'kvaerno5', implicit with adaptive steps."
+INSTEAD = "Pass 'sdirk2', implicit with fixed steps, or 'kvaerno5', with adaptive ones."
 MULTISTEP = "Pass 'dopri5', or 'rk4' for fixed steps."
 ABSENT: dict[str, str] = {  # torchdiffeq's that are not here: what to pass
-    **dict.fromkeys(("implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2"), INSTEAD),
     **dict.fromkeys(("trbdf2", "radauIIA3", "radauIIA5", "gl4", "gl6"), INSTEAD),
     **dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), MULTISTEP),
     "scipy_solver": "Pass 'kvaerno5' if the problem is stiff; 'dopri5' or 'dopri8' if not.",

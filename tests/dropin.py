@@ -12,6 +12,7 @@ import pyode
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
 FIXED = ["euler", "midpoint", "heun2", "heun3", "rk4"]
 ADAPTIVE = ["adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8"]
+IMPLICIT = ["implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2"]
 INTERFACES = ["odeint", "odeint_adjoint"]
 
 # torchdiffeq's dense output is of low order for bosh3 and dopri8: its own error is what is seen

@@ -14,7 +14,8 @@ import pyode
 
 F64 = torch.float64
 
-FIXED = (pyode.Euler, pyode.Midpoint, pyode.Heun, pyode.Heun3, pyode.RK4, pyode.RK38)
+IMPLICIT = (pyode.ImplicitEuler, pyode.ImplicitMidpoint, pyode.Trapezoid, pyode.SDIRK2)
+FIXED = (pyode.Euler, pyode.Midpoint, pyode.Heun, pyode.Heun3, pyode.RK4, pyode.RK38, *IMPLICIT)
 ADAPTIVE = (
     pyode.HeunEuler,
     pyode.Fehlberg2,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torchdiffeq
-from dropin import F32, F64, FIXED, INTERFACES, same
+from dropin import F32, F64, FIXED, IMPLICIT, INTERFACES, same
 from torch.autograd import gradcheck
 
 import pyode
@@ -19,7 +19,7 @@ def turn(library, interface, method, back, dtype=F64):
     w = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]], dtype=dtype, requires_grad=True)
     y0 = torch.tensor([2.0, 0.5], dtype=dtype, requires_grad=True)
     t0 = torch.tensor(0.3, dtype=dtype, requires_grad=True)
-    options = {"step_size": 0.05, "interp": "cubic"} if method in FIXED else None
+    options = {"step_size": 0.05, "interp": "cubic"} if method in (*FIXED, *IMPLICIT) else None
     arguments = {"odeint_interface": getattr(library, interface)}
     if interface == "odeint_adjoint":
         arguments["adjoint_params"] = (w,)
@@ -70,6 +70,15 @@ def test_the_event_is_where_the_function_vanishes(method):
     now, ys = pyode.odeint(f, y0, t, event_fn=lambda t, y: y[0])
     assert float(now) == 0.0
     assert torch.equal(ys[0], ys[1])
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
+@pytest.mark.parametrize("back", [False, True], ids=["forward", "back"])
+@pytest.mark.parametrize("method", IMPLICIT)
+def test_events_of_implicit_methods(method, back, interface):
+    """The same event as the explicit midpoint rule's, but for the error of the steps."""
+    ours, other = (turn(pyode, interface, m, back) for m in (method, "midpoint"))
+    same(ours, other, 0.4 if method == "implicit_euler" else 1e-2)
 
 
 @pytest.mark.parametrize("before", [1.0, 1e-12])

@@ -136,7 +136,8 @@ def test_max_num_steps_is_a_bound():
 REFUSED = [
     ({"method": "dopri"}, "dopri5"),
     ({"method": "explicit_adams"}, "pyode has not.*rk4"),
-    ({"method": "implicit_midpoint"}, "pyode has not.*kvaerno5"),
+    ({"method": "radauIIA5"}, "pyode has not.*sdirk2.*kvaerno5"),
+    ({"method": "sdirk2", "options": {"safety": 0.9}}, "safety"),
     ({"method": "scipy_solver", "options": {"solver": "LSODA"}}, "dopri5"),
     ({"options": {"step_size": 0.1}}, "step_size.*first_step"),
     ({"options": {"safty": 0.9}}, "Did you mean 'safety'"),

@@ -238,9 +238,9 @@ class Pass:
         evals = [self.field.evaluation(t0, y, self.wrt_t)]
         times, held = self.method.stage_times(t0, t1)
         for i in range(1, len(k)):
-            point = (
-                torch.addmv(y, k[:i].t(), self.co.a[i], alpha=h) + (h * self.tableau.gamma) * k[i]
-            )
+            point = torch.addmv(y, k[:i].t(), self.co.a[i], alpha=h)
+            if self.co.implicit[i]:
+                point = point + (h * self.tableau.gamma) * k[i]
             moves = self.wrt_t and not held[i]
             evals.append(self.field.evaluation(times[i], point, moves))
         return evals, k

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._field import Block
-from .rk import Coefficients, Evaluate, Stages, combine
+from .rk import Coefficients, Evaluate, Stages, arrive, combine
 
 MAX_NEWTON = 12
 MAX_EXACT = 60  # to rounding, where no error control can shorten the step
@@ -58,7 +58,10 @@ class Newton:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FullNewton:
-    """A new Jacobian in each iteration, which may be at the other side of a kink than the last."""
+    """A new Jacobian in each iteration, which may be at the other side of a kink than the last.
+
+    `most`: MAX_EXACT where it goes on to rounding.
+    """
 
     at: Callable[[float, Tensor], Newton]
     tol: float
@@ -80,7 +83,7 @@ class SingularError(ArithmeticError):
 def esdirk_step(
     co: Coefficients,
     evaluate: Evaluate,
-    newton: Newton,
+    newton: Newton | FullNewton,
     scale: Tensor | None,
     times: Sequence[float],
     h: float,
@@ -105,7 +108,7 @@ def esdirk_step(
     point = y
     for i in range(1, tableau.stages):
         point = _stage(co, evaluate, newton, scale, i, times[i], h, y, k)
-    return k, point
+    return k, point if co.arrives else arrive(y, h, k[: tableau.stages].t(), co.b)
 
 
 def esdirk_dense_stages(
@@ -118,7 +121,7 @@ def esdirk_dense_stages(
     y: Tensor,
     k: Tensor,
 ) -> None:
-    """Fill the trailing stages that only the dense output uses.
+    """Fill the trailing stages, implicit or explicit, that only the dense output uses.
 
     Args:
         renew: (t, y) ↦ Newton's iteration with the Jacobian there.
@@ -127,6 +130,11 @@ def esdirk_dense_stages(
     Raises:
         SingularError: Newton did not converge, not even with a new Jacobian in each iteration.
     """
+    for i in range(co.tableau.stages, len(times)):
+        if not co.implicit[i]:
+            k[i] = evaluate(times[i], combine(y, h, k[:i].t(), co.a[i]))
+    if not co.guess:
+        return
     newton = renew(times[0], y)
     for i, row in enumerate(co.guess, co.tableau.stages):
         guess = combine(y, h, k[: len(row)].t(), row)
@@ -152,7 +160,8 @@ def _stage(
     """State at stage i, whose derivative goes into row i of `k`."""
     gamma = h * co.tableau.gamma
     base = combine(y, h, k[:i].t(), co.a[i])
-    guess = base + gamma * k[i - 1] if guess is None else guess
+    if guess is None:  # an explicit step, which may be far off where the first iteration failed
+        guess = base if isinstance(newton, FullNewton) else base + gamma * k[i - 1]
     point = _newton(evaluate, newton, scale, t, base, gamma, guess)
     k[i] = (point - base) / gamma
     return point
@@ -180,11 +189,10 @@ def _newton(
         rate = size / last if last < float("inf") else 0.5
         if size == 0.0 or (rate < 1 and size * rate / (1 - rate) <= newton.tol):
             return x
-        if rate > newton.slowest:
-            if size > 1e3 * newton.tol:
-                raise SingularError
-            if newton.most == MAX_EXACT:
-                return x  # rounding is all that is left
+        if rate > CONTRACTION and newton.most == MAX_EXACT and size <= 1e3 * newton.tol:
+            return x  # rounding is all that is left
+        if rate > newton.slowest and size > 1e3 * newton.tol:
+            raise SingularError
         last = size
     raise SingularError
 

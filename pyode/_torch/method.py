@@ -17,13 +17,14 @@ from .._solvers import AdaptiveSolver, Solver
 from .._state import inside
 from .._tolerances import loosest, vector
 from . import diagnose
-from .esdirk import MAX_EXACT, Newton, SingularError, esdirk_dense_stages, esdirk_step
+from .esdirk import MAX_EXACT, FullNewton, Newton, SingularError, esdirk_dense_stages, esdirk_step
 from .rk import Stages, coefficients, dense_stages, explicit_step, spread
 from .tableaus import tableau_of
 
 EPS = float(np.finfo(float).eps)
 AHEAD = 4.0  # steps' worth of a quadrature that its first steps are judged by
 NEWTON = 1e-3  # of the tolerance, at which Newton's iteration ends
+EXACT = 4.0  # units of rounding, at which it ends where steps are fixed
 GAP = 4.0  # how much smaller than the tolerance an implicit method's dense output is kept
 
 
@@ -106,9 +107,16 @@ class Method:
             h = spread(h, y)
         if not self.tableau.gamma:
             return explicit_step(self.co, rhs, t0, t1, h, y, k0, room)
-        newton = self._newton(self._blocks(rhs, t0, y), h)
-        times = self.stage_times(t0, t1)[0]
-        return esdirk_step(self.co, rhs, newton, self._scale(y), times, h, y, k0, room)
+        times, scale = self.stage_times(t0, t1)[0], self._scale(y)
+        try:
+            newton = self._newton(self._blocks(rhs, t0, y), h)
+            return esdirk_step(self.co, rhs, newton, scale, times, h, y, k0, room)
+        except SingularError:
+            if self.adaptive:
+                raise
+        eps = torch.finfo(self.co.dtype).eps  # no shorter step is to be had
+        full = FullNewton(lambda t, x: self._newton(rhs.blocks(t, x), h), EXACT * eps, MAX_EXACT)
+        return esdirk_step(self.co, rhs, full, scale, times, h, y, k0, room)
 
     def stage_times(self, t0: float, t1: float) -> tuple[list[float], list[bool]]:
         """When f is evaluated in a step, and which of these times a jump of f holds back.
@@ -147,7 +155,7 @@ class Method:
         gamma, solver = self.tableau.gamma, self.solver
         eps = torch.finfo(self.co.dtype).eps
         if not isinstance(solver, AdaptiveSolver) or not self.adaptive:
-            return Newton(blocks, h, gamma, 4 * eps, MAX_EXACT)
+            return Newton(blocks, h, gamma, EXACT * eps, MAX_EXACT)
         if isinstance(self.rtol, Tensor):
             return Newton(blocks, h, gamma, NEWTON)  # rounding is part of `_scale`
         return Newton(blocks, h, gamma, max(NEWTON, 50 * eps / max(self.rtol, 50 * eps)))

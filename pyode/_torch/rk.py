@@ -34,6 +34,8 @@ class Coefficients:
         self.gap = self.tensor(tableau.gap) if tableau.gap else None
         self.guess = [self.tensor(row) for row in tableau.guess]
         self.c = tableau.c
+        self.implicit = [len(row) > i and row[i] != 0 for i, row in enumerate(tableau.a)]
+        self.arrives = tableau.a[tableau.stages - 1] == tableau.b  # ESDIRK: y1 is the last stage
 
     @functools.cached_property
     def weighs(self) -> list[bool]:
@@ -48,6 +50,12 @@ class Coefficients:
         if self.kind is not None:
             return torch.from_numpy(np.array(values, dtype=self.kind))
         return torch.from_numpy(np.array(values, dtype=float)).to(self.device, self.dtype)
+
+    @functools.cached_property
+    def idle(self) -> list[bool]:
+        """Stages that neither the solution nor another stage depends on."""
+        a, b = self.columns, self.tableau.weights
+        return [b[i] == 0 and not bool(column.any()) for i, column in enumerate(a)]
 
     @functools.cached_property
     def columns(self) -> list[Tensor]:
@@ -255,7 +263,7 @@ class Transpose:
             carry: adjoint at the step's end.
             outputs: cotangents `[stages, n]` that dense outputs inside the step put on k, divided
                 by h, or None.
-            solve: (i, x) ↦ (I - hγJ_i)^-T x with the Jacobian at stage i, for ESDIRK.
+            solve: (i, x) ↦ (I - hγJ_i)^-T x with the Jacobian at implicit stage i, for ESDIRK.
             time: where ∂L/∂T0 and ∂L/∂h go; needs `k`.
         """
         co, n_stages, lam = self.co, len(evals), carry.lam
@@ -277,7 +285,7 @@ class Transpose:
                 return Carry(lam + mu.sum(0), a, evals[0])
             if a is None:
                 continue
-            if solve is not None and i > 0:
+            if solve is not None and co.implicit[i]:
                 a = solve(i, a)
             self.rows[i].copy_(self.pull(evals[i], a, time, co.c[i]))  # type: ignore[arg-type]
         if time is not None:
@@ -301,13 +309,13 @@ class Transpose:
         tableau, b = self.co.tableau, float(self.co.tableau.weights[i])
         size = h if isinstance(h, float) else 1.0
         unused = tableau.fsal and i == tableau.stages - 1 and len(self.rows) == tableau.stages
-        if i + 1 < len(self.rows) and not unused:
+        if i + 1 < len(self.rows) and not unused and not self.co.idle[i]:
             a = torch.addmv(lam, self.below[i], self.columns[i], beta=b * size, alpha=size)
         elif b != 0.0:
             a = lam * (b * size)
         else:
             a = None
-        if outputs is not None:
+        if outputs is not None and any(tableau.dense[i] if i < len(tableau.dense) else ()):
             a = outputs[i] * size if a is None else a.add_(outputs[i], alpha=size)
         return a * h if a is not None and isinstance(h, Tensor) else a
 
@@ -318,7 +326,7 @@ class Transpose:
         co = self.co
         for i in range(1, len(mu)):
             time.h += torch.dot(mu[i], torch.mv(k[:i].t(), co.a[i]))  # type: ignore[index]
-            if co.tableau.gamma:
+            if co.implicit[i]:
                 time.h += co.tableau.gamma * torch.dot(mu[i], k[i])  # type: ignore[index]
         s = co.tableau.stages
         time.h += torch.dot(lam, torch.mv(k[:s].t(), co.b))  # type: ignore[index]

@@ -23,8 +23,9 @@ class Tableau:
     """A Runge-Kutta method: explicit, or ESDIRK when `gamma` is set.
 
     Attributes:
-        a: rows of the lower triangle (for ESDIRK with the diagonal); trailing `extra` rows are
-            stages that only the dense output uses.
+        a: rows of the lower triangle (for ESDIRK with the diagonal; where the method's own first
+            stage is implicit, an explicit one of no weight stands before it); trailing `extra` rows
+            are stages that only the dense output uses.
         b: weights of the solution.
         e: rows of error weights: one, or two for DOP853's combined estimate.
         dense: `[stages, degree]`; y(t0 + θh) = y0 + h Σ_i Σ_j dense[i, j] θ^(j+1) k_i.
@@ -113,9 +114,11 @@ class Tableau:
         if interp == "linear":
             return dataclasses.replace(self, dense=tuple((w,) for w in self.b))
         if interp == "cubic":
-            hermite = [(0.0, 3 * w, -2 * w) for w in self.b] + [(0.0, -1.0, 1.0)]
-            hermite[0] = (1.0, 3 * self.b[0] - 2, 1 - 2 * self.b[0])
-            return dataclasses.replace(self, a=(*self.a, self.b), dense=tuple(hermite), extra=1)
+            own = not self.gamma or self.a[-1] != self.b  # f(t1, y1) is a stage of its own
+            hermite = np.outer((*self.b, 0)[: len(self.b) + own], (0.0, 3.0, -2.0))
+            hermite[[0, -1]] += (1.0, -2.0, 1.0), (0.0, -1.0, 1.0)
+            a, dense = (*self.a, self.b) if own else self.a, tuple(map(tuple, hermite.tolist()))
+            return dataclasses.replace(self, a=a, dense=dense, extra=int(own))
         return self
 
     def stiff(self) -> Tableau:

@@ -158,6 +158,19 @@ KVAERNO5 = Tableau(
     gamma=0.26,
     full=(0.25, 0.65),
 ).stiff()
+IMPLICIT_EULER = Tableau(a=((0,), (0, 1)), b=(0, 1), dense=((0,), (1,)), order=1, gamma=1)
+IMPLICIT_MIDPOINT = Tableau(a=((0,), (0, 0.5)), b=(0, 1), dense=((0,), (1,)), order=2, gamma=0.5)
+TRAPEZOID = Tableau(
+    a=((0,), (0.5, 0.5)), b=(0.5, 0.5), dense=((1, -0.5), (0, 0.5)), order=2, gamma=0.5
+)
+G = 1 - 0.5**0.5  # the γ that makes two equal implicit stages L-stable
+SDIRK2 = Tableau(
+    a=((0,), (0, G), (0, 1 - G, G)),
+    b=(0, 1 - G, G),
+    dense=((0, 0), (1 / (1 - G), -0.5 / (1 - G)), (-G / (1 - G), 0.5 / (1 - G))),
+    order=2,
+    gamma=G,
+)
 
 TABLEAUS: dict[type[s.Solver], Tableau] = {
     s.Euler: EULER,
@@ -173,6 +186,10 @@ TABLEAUS: dict[type[s.Solver], Tableau] = {
     s.Tsit5: TSIT5,
     s.Dopri8: DOPRI8,
     s.Kvaerno5: KVAERNO5,
+    s.ImplicitEuler: IMPLICIT_EULER,
+    s.ImplicitMidpoint: IMPLICIT_MIDPOINT,
+    s.Trapezoid: TRAPEZOID,
+    s.SDIRK2: SDIRK2,
 }
 
 
