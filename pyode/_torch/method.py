@@ -111,12 +111,16 @@ class Method:
         try:
             newton = self._newton(self._blocks(rhs, t0, y), h)
             return esdirk_step(self.co, rhs, newton, scale, times, h, y, k0, room)
-        except SingularError:
+        except SingularError as err:
             if self.adaptive:
                 raise
+            first = err
         eps = torch.finfo(self.co.dtype).eps  # no shorter step is to be had
         full = FullNewton(lambda t, x: self._newton(rhs.blocks(t, x), h), EXACT * eps, MAX_EXACT)
-        return esdirk_step(self.co, rhs, full, scale, times, h, y, k0, room)
+        try:
+            return esdirk_step(self.co, rhs, full, scale, times, h, y, k0, room)
+        except SingularError:  # iterates that run away say nothing of f
+            raise first from None
 
     def stage_times(self, t0: float, t1: float) -> tuple[list[float], list[bool]]:
         """When f is evaluated in a step, and which of these times a jump of f holds back.
