@@ -54,8 +54,9 @@ class Coefficients:
     @functools.cached_property
     def idle(self) -> list[bool]:
         """Stages that neither the solution nor another stage depends on."""
-        a, b = self.columns, self.tableau.weights
-        return [b[i] == 0 and not bool(column.any()) for i, column in enumerate(a)]
+        rows, b = self.tableau.a, self.tableau.weights
+        used = {j for i, row in enumerate(rows) for j, x in enumerate(row[:i]) if x != 0}
+        return [b[i] == 0 and i not in used for i in range(len(rows))]
 
     @functools.cached_property
     def columns(self) -> list[Tensor]:
