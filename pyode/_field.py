@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -45,11 +45,16 @@ class Evaluation:
 
 @dataclasses.dataclass(slots=True)
 class Pullback:
-    """`a` pulled back through f: a·∂f/∂y `[n]`, a·∂f/∂θ (one per parameter), a·∂f/∂t (0-d)."""
+    """`a` pulled back through f: a·∂f/∂y as the evaluation's `y`, a·∂f/∂θ, a·∂f/∂t (0-d)."""
 
-    y: Tensor
+    state: Tensor
     params: list[Tensor]
     t: Tensor | None
+
+    @property
+    def y(self) -> Tensor:
+        """a·∂f/∂y as a vector `[n]`."""
+        return self.state.reshape(-1)
 
 
 class Field:
@@ -82,6 +87,8 @@ class Field:
         self.start: Tensor | None = None  # the state of `first`
         self._plain = layout.single and not layout.dtype.is_complex
         self._shape = layout.shapes[0]
+        self._dims: Any = tuple(self._shape) or ((),)  # as numbers `view` reads them faster
+        self._real, self._device = layout.real, layout.device
 
     def again(self) -> Field:
         """The same for another solve: nothing evaluated yet, nothing counted."""
@@ -99,12 +106,12 @@ class Field:
     def time(self, t: float | Tensor) -> Tensor:
         """The time as f sees it."""
         if isinstance(t, Tensor):
-            t = t.to(self.layout.real, copy=True)  # f may write into it
+            t = t.to(self._real, copy=True)  # f may write into it
             return t.view(-1, *[1] * (len(self._shape) - 1))
         if self.samples is not None:
             shape = (self.samples, *[1] * (len(self._shape) - 1))
-            return torch.full(shape, t, dtype=self.layout.real, device=self.layout.device)
-        return torch.full((), t, dtype=self.layout.real, device=self.layout.device)
+            return torch.full(shape, t, dtype=self._real, device=self._device)
+        return torch.scalar_tensor(t, dtype=self._real, device=self._device)
 
     def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:
         """f(t, y) as a vector `[n]`, outside any autograd graph."""
@@ -119,13 +126,22 @@ class Field:
         """That of a state as f has it, if it is one real tensor, else `[n]`."""
         return torch.Size(self._shape) if self._plain else torch.Size([self.layout.size])
 
+    @property
+    def lead(self) -> int:
+        """Entries of a state that f depends on: all."""
+        return self.layout.size
+
+    def places(self, k: Tensor) -> Sequence[Tensor]:
+        """Where `into` writes: the rows of stages `[s, n]`, in the shape of `shape`."""
+        return k.view(len(k), *self.shape).unbind()
+
     def into(self, row: Tensor, t: float | Tensor, y: Tensor, weighs: bool = True) -> None:
-        """Write f(t, y) into `row`, which is in the shape of `shape`."""
+        """Write f(t, y) into `row`, one of `places`."""
         if torch.is_grad_enabled():
             with torch.no_grad():
                 return self.into(row, t, y)
         self.stats.nfe += 1
-        row.copy_(self._call(self.time(t), y.view(self._shape) if self._plain else y))
+        row.copy_(self._call(self.time(t), y.view(*self._dims) if self._plain else y))
         return None
 
     def evaluation(self, t: float | Tensor, y: Tensor, wrt_t: bool = False) -> Evaluation:
@@ -135,7 +151,7 @@ class Field:
             at = self.time(t)
             if wrt_t:
                 at.requires_grad_()
-            leaf = (y.view(self._shape) if self._plain else y).detach().requires_grad_()
+            leaf = (y.view(*self._dims) if self._plain else y).detach().requires_grad_()
             out = self._call(at, leaf)
             return Evaluation(at, leaf, out if out.requires_grad else out.clone())
 
@@ -156,10 +172,11 @@ class Field:
         self.stats.nvjp += 1
         wanted = self.params if params else ()
         watched = self.watched if params else ()
-        inputs = (ev.y, *wanted, *watched, *((ev.t,) if ev.t.requires_grad else ()))
+        timed = ev.t.requires_grad
+        inputs = (ev.y, *wanted, *watched, ev.t) if timed else (ev.y, *wanted, *watched)
         if ev.out.requires_grad and (state or len(inputs) > 1):
-            asked = inputs if state else inputs[1:]
-            grads = self._vjp(ev, asked, a)
+            a = a.view(*self._dims) if self._plain else a
+            grads = self._vjp(ev, inputs if state else inputs[1:], a)
             grads = grads if state else (None, *grads)
         else:
             grads = (None,) * len(inputs)
@@ -169,12 +186,11 @@ class Field:
                 "a gradient. Name it in `params=`, with the others, or compute it inside f."
             )
         full = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs, strict=True)]
-        at = full[-1] if ev.t.requires_grad else None
-        return Pullback(full[0].reshape(-1), full[1 : 1 + len(wanted)], at)
+        return Pullback(full[0], full[1 : 1 + len(wanted)], full[-1] if timed else None)
 
     def _vjp(self, ev: Evaluation, inputs: tuple[Tensor, ...], a: Tensor) -> Any:
         try:
-            return pulled(ev.out, inputs, a.view(ev.out.shape))
+            return pulled(ev.out, inputs, a)
         except Exception as err:
             if isinstance(err, SolveError):
                 err.from_f = True
@@ -259,6 +275,11 @@ class Field:
         if not grads:
             return torch.zeros(0, dtype=self.layout.real, device=self.layout.device)
         return torch.cat(self.flat_parts(grads))
+
+    @property
+    def alike(self) -> bool:
+        """Whether the state is one real tensor and every parameter is of its dtype."""
+        return self._plain and all(p.dtype == self._real for p in self.params)
 
     def flat_parts(self, grads: list[Tensor]) -> list[Tensor]:
         """The same, a vector for each parameter."""

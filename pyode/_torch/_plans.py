@@ -105,6 +105,12 @@ def decide(plan: Plan) -> Storage:
     Raises:
         InputError: the budget is below two states.
     """
+    if "storage" not in plan.kept:
+        plan.kept["storage"] = _storage(plan)
+    return plan.kept["storage"]
+
+
+def _storage(plan: Plan) -> Storage:
     if not plan.needs:
         slots = max(2, DENSE_BYTES // max(plan.state_bytes, 1))
         return Storage("no gradient is asked for; states are kept for sol(t) only", slots)

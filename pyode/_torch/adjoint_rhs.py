@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,21 @@ from .forward_solve import pins
 from .inductor import Uncompilable
 from .loop import Integrator
 from .method import Method, Step
+
+
+@dataclasses.dataclass(slots=True, frozen=True, eq=False)
+class Place:
+    """Where a stage of an adjoint equation is written.
+
+    Attributes:
+        row: `[n + n + p]`, or less of it.
+        rates: its part of ∂L/∂θ, if it has one.
+        parts: those of y, λ and each parameter in their shapes, if all are of one real dtype.
+    """
+
+    row: Tensor
+    rates: Tensor | None = None
+    parts: Sequence[Tensor] = ()
 
 
 class AdjointRHS:
@@ -59,14 +74,43 @@ class AdjointRHS:
         parts = self._rates(t, z, self.params)
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def into(self, out: Tensor, t: float, z: Tensor, weighs: bool) -> None:
+    @property
+    def lead(self) -> int:
+        """Entries of a state that its derivative depends on: ∂L/∂θ feeds back nowhere."""
+        return self.n if self.y_of_t is not None else 2 * self.n
+
+    def places(self, k: Tensor) -> list[Place]:
+        """Where `into` writes: the rows of stages `[s, n + n + p]`, their parts in f's shapes."""
+        field, lead, s = self.field, self.lead, len(k)
+        rates = k[:, lead:].unbind() if self.params else [None] * s
+        if not field.alike:
+            return [*map(Place, k.unbind(), rates)]
+        states = 1 if self.y_of_t is not None else 2
+        parts = list(k[:, :lead].view(s, states, *field.shape).unbind(1))
+        if self.params:
+            of_params = k[:, lead:].split_with_sizes(field.sizes, 1)
+            parts += [x.view(s, *p.shape) for x, p in zip(of_params, field.params, strict=True)]
+        return [*map(Place, k.unbind(), rates, zip(*(x.unbind() for x in parts), strict=True))]
+
+    def into(self, out: Place, t: float, z: Tensor, weighs: bool) -> None:
         """Write the derivative at a stage; ∂L/∂θ's is 0 at stages without weight in the step."""
-        parts = self._rates(t, z, self.params and weighs)
-        if self.params and not weighs:
-            parts.append(z.new_zeros(sum(self.field.sizes)))
-        torch.cat(parts, out=out)
+        params = self.params and weighs
+        if out.rates is not None and not weighs:
+            out.rates.zero_()
+        if not out.parts:
+            found = torch.cat(self._rates(t, z, params))
+            out.row[: len(found)] = found
+            return
+        y, lam = self.split(z, t)
+        ev = self.field.evaluation(t, y)
+        back = self.field.pull(ev, lam.neg(), params)
+        parts = [back.state, *back.params]
+        if self.y_of_t is None:
+            parts.insert(0, ev.out)
+        torch._foreach_copy_(out.parts[: len(parts)], parts)  # type: ignore[attr-defined]
 
     def _rates(self, t: float, z: Tensor, params: bool) -> list[Tensor]:
+        """The derivative, part for part."""
         y, lam = self.split(z, t)
         dy, back = self.field.vjp(t, y, lam.neg(), params)
         parts = [back.y] if self.y_of_t is not None else [dy, back.y]

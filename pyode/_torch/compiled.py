@@ -81,13 +81,17 @@ def forward_parts(
         Uncompilable: with the reason.
     """
     exact = isinstance(plan.adjoint, Discrete) and bool(plan.needs)
-    wrt_t = "ts" in plan.needs
-    method = CompiledMethod(
-        plan.solver, y, compiled, compiled.evaluate, norm, ("y",), exact, wrt_t and exact
-    )
-    # with FSAL few evaluations are outside steps: they are worth a program if they are transposed
-    alone = method.tableau.fsal and not exact
-    rhs = compiled.field if alone else CompiledField(compiled, exact, wrt_t and exact)
+    wrt_t = "ts" in plan.needs and exact
+    key = f"compiled for {torch.get_num_threads()} threads"
+    if key not in plan.kept:
+        program = CompiledMethod(
+            plan.solver, y, compiled, compiled.evaluate, norm, ("y",), exact, wrt_t
+        )
+        # with FSAL few evaluations are outside steps: worth a program if they are transposed
+        alone = program.tableau.fsal and not exact
+        plan.kept[key] = program, None if alone else CompiledField(compiled, exact, wrt_t)
+    first, field = plan.kept[key]
+    method, rhs = first.again(compiled), compiled.field if field is None else field.again(compiled)
     return method, rhs, Saves(method, rhs) if graphs else None
 
 
@@ -119,10 +123,6 @@ class CompiledMethod(Method):
         self.pad = np.concatenate([(0.0, 0.0), self.tolerances])
         self.given = torch.from_numpy(self.pad)  # to every step, unless one may keep it
         self.fresh = True
-        shape = compiled.field.layout.shape if kind == ("y",) else y.shape
-        fn = step_function(self.tableau, evaluate, self.spans, quadratures, shape)
-        more = inputs(self.tableau.stages)  # of each attempt, before the tensors that f reads
-        examples = [self.numbers(0.0, 1.0), y, y.clone(), *more, *compiled.tensors]
         spans = None if self.spans is None else tuple(self.spans)
         quad = quadratures and (quadratures.start, quadratures.stop)
         key = (
@@ -137,13 +137,26 @@ class CompiledMethod(Method):
             wrt_t,
             len(self.pad),
         )
-        self.run: Run
-        self.pair: Pair | None = None
-        if differentiable:
-            pair = compiled.program(key, lambda: _pair(compiled, fn, examples, 3, wrt_t))
-            self.pair, self.run = pair, pair.forward
-        else:
-            self.run = compiled.program(key, lambda: compile_one(fn, examples))
+
+        def build() -> Pair | Run:
+            shape = compiled.field.layout.shape if kind == ("y",) else y.shape
+            fn = step_function(self.tableau, evaluate, self.spans, quadratures, shape)
+            more = inputs(self.tableau.stages)  # of each attempt, before the tensors that f reads
+            examples = [self.numbers(0.0, 1.0), y, y.clone(), *more, *compiled.tensors]
+            if differentiable:
+                return _pair(compiled, fn, examples, 3, wrt_t)
+            return compile_one(fn, examples)
+
+        made = compiled.program(key, build)
+        self.pair: Pair | None = made if differentiable else None
+        self.run: Run = made.forward if differentiable else made
+
+    def again(self, compiled: Compiled) -> CompiledMethod:
+        """The same for another solve."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, compiled=compiled, pad=self.pad.copy())
+        made.given = torch.from_numpy(made.pad)
+        return made
 
     def numbers(self, t0: float, t1: float) -> Tensor:
         """Everything of a step that is a number."""
@@ -286,21 +299,34 @@ class CompiledField:
     """The user's field, each evaluation one call of a program."""
 
     def __init__(self, compiled: Compiled, differentiable: bool, wrt_t: bool):
+        self._bind(compiled)
+        layout = compiled.field.layout
+        self.first: Saved | None = None  # what the first call since the last step keeps
+        key = ("f", layout.size, layout.real, compiled.params, differentiable, wrt_t)
+
+        def build() -> Pair | Run:
+            y = torch.zeros(layout.size, dtype=layout.real)
+            examples = [torch.zeros(2, dtype=torch.float64), y, *compiled.tensors]
+            if differentiable:
+                return _pair(compiled, self._fn, examples, 1, wrt_t)
+            return compile_one(self._fn, examples)
+
+        made = compiled.program(key, build)
+        self.pair: Pair | None = made if differentiable else None
+        self.run: Run = made.forward if differentiable else made
+
+    def _bind(self, compiled: Compiled) -> None:
         field = self.field = compiled.field
         self.f, self.title = field.f, field.title
         self.locate, self.blame = field.locate, field.blame
         self.blocks, self.compiled = field.blocks, compiled
-        y = torch.zeros(field.layout.size, dtype=field.layout.real)
-        examples = [torch.zeros(2, dtype=torch.float64), y, *compiled.tensors]
-        self.run: Run
-        self.pair: Pair | None = None
-        self.first: Saved | None = None  # what the first call since the last step keeps
-        key = ("f", y.numel(), y.dtype, compiled.params, differentiable, wrt_t)
-        if differentiable:
-            pair = compiled.program(key, lambda: _pair(compiled, self._fn, examples, 1, wrt_t))
-            self.pair, self.run = pair, pair.forward
-        else:
-            self.run = compiled.program(key, lambda: compile_one(self._fn, examples))
+
+    def again(self, compiled: Compiled) -> CompiledField:
+        """The same for another solve."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made._bind(compiled)
+        return made
 
     def _fn(self, numbers: Tensor, y: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         return (self.compiled.evaluate(0, numbers[0], y, tensors),)

@@ -14,8 +14,8 @@ from .._state import inside
 from .compiled import CompiledField, CompiledMethod, Kept
 from .discrete import Pass
 from .method import Step
-from .rk import Carry, TimeGrads
 from .tape import Tape
+from .transpose import Carry, TimeGrads
 
 
 class CompiledPass(Pass):
@@ -46,7 +46,7 @@ class CompiledPass(Pass):
     def run(self) -> Grads:
         grads = super().run()
         for j, total in zip(self.program.compiled.params, self.totals, strict=True):
-            grads.params[j] = grads.params[j] + total
+            grads.params[j] = total.add_(grads.params[j])
         return grads
 
     def _step(self, n: int, carry: Carry, evals: Any) -> Carry:
@@ -95,7 +95,7 @@ class CompiledPass(Pass):
         ev = self.field.evaluation(self._ends(n)[0], y, wrt_t)
         self.plan.stats.backward.recomputed += 1
         time = self._time()
-        lam = self.transpose.pull(ev, a, time, 0.0)
+        lam = self.transpose.pull(ev, a, time, 0.0).y
         if time is not None:
             self._node(n, time.t0)
         return lam
@@ -133,7 +133,7 @@ class CompiledPass(Pass):
             own = None if time is None else TimeGrads(time.t0, time.h.new_zeros(()))
             mu = self.transpose.pull(
                 self.field.evaluation(at, point, self.wrt_t), rows[i], own, self.co.c[i]
-            )
+            ).y
             if time is not None and own is not None:
                 own.h += torch.dot(mu, torch.mv(step.k[:i].t(), self.co.a[i]))
                 time.h += own.h

@@ -21,8 +21,9 @@ from .compiled import CompiledMethod
 from .esdirk import Newton, SingularError
 from .forward_solve import pins, ties
 from .method import Step
-from .rk import Carry, TimeGrads, Transpose, accumulate, explicit_step
+from .rk import explicit_step
 from .tape import Tape
+from .transpose import Carry, TimeGrads, Transpose, accumulate
 
 
 def backward(adjoint: Discrete, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
@@ -82,7 +83,7 @@ class Pass:
         if carry.fsal is None:
             return Carry(carry.lam)
         time = self._time()
-        lam = carry.lam + self.transpose.pull(carry.at, carry.fsal, time, 0.0)  # type: ignore[arg-type]
+        lam = carry.lam + self.transpose.pull(carry.at, carry.fsal, time, 0.0).y  # type: ignore[arg-type]
         if time is not None:
             self._node(n, time.t0)
         return Carry(lam)

@@ -28,16 +28,15 @@ class Recorder:
         self.field, self.shared, self.wrt_t = field, shared, wrt_t
         self.f, self.stats, self.title = field.f, field.stats, field.title
         self.locate, self.blame = field.locate, field.blame
+        self.lead, self.places = field.lead, field.places
         self.pending: list[Evaluation] = []
         self.steps: list[list[Evaluation]] = []
-
-        self.shape = field.shape
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
         return self._recorded(t, y).value
 
     def into(self, row: Tensor, t: float, y: Tensor, weighs: bool) -> None:
-        """Write the derivative at a stage, in the shape of `shape`."""
+        """Write the derivative at a stage into one of `places`."""
         row.copy_(self._recorded(t, y).out)  # with no gradient: forward passes are without
 
     def _recorded(self, t: float, y: Tensor) -> Evaluation:
@@ -100,8 +99,12 @@ class Writer:
             rows = self.method.samples(
                 self.rhs, [(step, self.times[first:last]) for step, first, last in waiting]
             )
-            where = [i for _, first, last in waiting for i in range(first, last)]
-            self.ys[where] = rows[:, : self.n]
+            first, last = waiting[0][1], waiting[-1][2]
+            if last - first == len(rows):
+                self.ys[first:last] = rows[:, : self.n]
+            else:
+                where = [i for _, first, last in waiting for i in range(first, last)]
+                self.ys[where] = rows[:, : self.n]
 
 
 def targets(plan: Plan) -> list[float]:

@@ -11,9 +11,10 @@ from .._engine import Grads, Plan
 from .._field import Evaluation
 from . import diagnose
 from .adjoint_rhs import backward_failure, time_grads
-from .rk import Carry, Transpose, accumulate, dense_stages, explicit_step, spread
+from .rk import dense_stages, explicit_step, spread
 from .tape import Tape
 from .trajectory import Trajectory
+from .transpose import Carry, Transpose, accumulate
 
 
 def backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
@@ -49,7 +50,7 @@ class _Pass:
                 raise backward_failure(self.plan, err, times[-1], times[0]) from err
         lam = carry.lam
         if carry.fsal is not None:
-            lam = lam + self.transpose.pull(carry.at, carry.fsal, None, 0.0)  # type: ignore[arg-type]
+            lam = lam + self.transpose.pull(carry.at, carry.fsal, None, 0.0).y  # type: ignore[arg-type]
         ts = time_grads(self.plan, self.tape.ys, self.grad_ys, lam)
         return Grads(lam + self.grad_ys[0], ts, self.params)
 

@@ -222,6 +222,8 @@ class Integrator:
         if self.k0 is None:
             t = inside(self.t, self.end, self.jumps, self.y.dtype)[0] if self.jumps else self.t
             self.k0 = self.rhs(t, self.y).clone()  # f may return the same buffer each time
+        elif self.room is not None and self.k0 is self.room.last:
+            self.k0 = self.room.first.copy_(self.k0)  # before the next attempt writes over it
         return self.k0
 
     def _first_step(self, k0: Tensor) -> float:
@@ -236,8 +238,8 @@ class Integrator:
         small = d0 < 1e-5 or d1 < 1e-5 or d1 == math.inf
         h0 = min(1e-6 * max(span, 1e-300) if small else 0.01 * d0 / d1, span)
         sign = 1.0 if self.end > self.t else -1.0
-        k1 = self.rhs(self.t + sign * h0, self.y + (sign * h0) * k0)
-        d2 = self.norm((k1 - k0) / scale) / h0
+        k1 = self.rhs(self.t + sign * h0, torch.add(self.y, k0, alpha=sign * h0))
+        d2 = self.norm((k1 - k0).div_(scale)) / h0
         if not math.isfinite(d2):
             return h0
         top = max(d1, d2)
@@ -253,9 +255,10 @@ class Integrator:
         self.stats.accepted += 1
         tableau = self.method.tableau
         self.t, self.y = t1, y1
-        self.k0 = self.method.last(k) if tableau.fsal and t1 not in self.jumps else None
-        if self.k0 is not None and self.room is not None:
-            self.k0 = self.k0.clone()
+        if not tableau.fsal or t1 in self.jumps:
+            self.k0 = None
+        else:
+            self.k0 = self.method.last(k) if self.room is None else self.room.last
         self.trouble.accept()
         if self.watch is not None:
             self.watch.accept(self, step)

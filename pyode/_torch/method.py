@@ -209,19 +209,20 @@ class Method:
 
     def samples(self, rhs: RHS, wanted: Sequence[tuple[Step, Sequence[float]]]) -> Tensor:
         """`sample` of several steps, one after the other `[m, n]`."""
-        thetas, sizes, which = [], [], []
-        for i, (step, times) in enumerate(wanted):
+        stages, starts = [], []
+        thetas: list[float] = []
+        sizes: list[float] = []
+        for step, times in wanted:
             if self.tableau.extra and not step.filled:
                 self.fill(rhs, step)
-            thetas += [(t - step.t0) / step.h for t in times]
-            sizes += [step.h] * len(times)
-            which += [i] * len(times)
-        w = self.co.tensor(np.array(sizes) * self.tableau.at(np.array(thetas))).t()
-        k = torch.stack([step.k[: w.shape[1]] for step, _ in wanted])
-        y = torch.stack([step.y0 for step, _ in wanted])
-        if len(which) > len(wanted):
-            k, y = k[which], y[which]
-        return torch.baddbmm(y.unsqueeze(1), w.unsqueeze(1), k).squeeze(1)
+            h = step.h
+            thetas += [(t - step.t0) / h for t in times]
+            for mine, its in ((stages, step.k), (starts, step.y0), (sizes, h)):
+                mine += [its] * len(times)
+        w = self.co.tensor((np.array(sizes) * self.tableau.at(np.array(thetas))).T)
+        k = torch.stack(stages)
+        k = k if k.shape[1] == w.shape[1] else k[:, : w.shape[1]]
+        return torch.baddbmm(torch.stack(starts).unsqueeze(1), w.unsqueeze(1), k).squeeze(1)
 
     def value(self, rhs: RHS, step: Step, t: float) -> Tensor:
         """Dense output `[n]` at one time: `sample`, with less around it."""
@@ -256,9 +257,12 @@ class Method:
         starts = known[1] if known is not None and known[0] is y0 else y0.abs()
         self._sizes = y1, ends
         scale = self.tolerance(torch.maximum(starts, ends), ahead)
-        rows = self.co.e if self.co.gap is None else [*self.co.e, self.co.gap]
-        parts = [k if len(row) == len(k) else k[: len(row)] for row in rows]
-        errors = [torch.mv(k.t(), row).div_(scale) for k, row in zip(parts, rows, strict=True)]
+        errors = [
+            torch.mv((k if whole else k[: len(row)]).t(), row).div_(scale)
+            for row, whole in self.co.estimates
+        ]
+        if len(errors) == 1:
+            return norm(errors[0]) * abs(h)
         sizes = [size * abs(h) for size in each(norm, *errors)]
         if self.co.gap is not None:
             # O(h⁴), the error of the cubic: to the power 5/4 that of the dense output where the
