@@ -15,7 +15,6 @@ from ._api import solve
 from ._errors import InputError, MaxStepsError
 from ._events import WINDOWS, Event, Finder, Found, attach, find
 from ._solution import Solution
-from ._solvers import AdaptiveSolver
 from ._state import check_times, layout_of
 from ._tolerances import per_component
 from ._torch.engine import Torch
@@ -44,7 +43,8 @@ def odeint(
         rtol, atol: tolerances of adaptive methods: numbers; or tensors that broadcast to y0's; or
             of a tuple y0 one such, or a flat one, for each of its tensors.
         method: fixed steps: euler, midpoint, heun2, heun3, rk4 (Kutta's 3/8 rule); for stiff
-            problems implicit_euler, implicit_midpoint, trapezoid, sdirk2. Adaptive:
+            problems implicit_euler, implicit_midpoint, trapezoid, sdirk2, trbdf2, radauIIA3,
+            radauIIA5, gl4, gl6. Adaptive:
             adaptive_heun, fehlberg2, bosh3, dopri5 (default), tsit5, dopri8; kvaerno5 (stiff).
         options: fixed steps: step_size, grid_constructor (its inner times are constants), interp
             ("linear" or "cubic"), perturb. Adaptive: first_step, min_step, max_step, safety,
@@ -203,7 +203,7 @@ class Call:
         back = translate(method, rtol, atol, options, self.setting.backwards())
         solver: Any = back.solver
         forward: Any = self.way.solver
-        adaptive = isinstance(solver, AdaptiveSolver) and isinstance(forward, AdaptiveSolver)
+        adaptive = solver.controls and forward.controls
         if adaptive:
             solver = dataclasses.replace(solver, norm=forward.norm)
         adjoint = Backsolve(
@@ -261,7 +261,7 @@ class Call:
             return event, event_t, y0
         solver, t0 = self.way.solver, self.t[0].double()
         at, stop = t0.new_tensor([found.t, found.stop])
-        if isinstance(solver, AdaptiveSolver):
+        if solver.controls:
             solver = dataclasses.replace(solver, step_size=tuple(finder.nodes))
         else:
             stop = stop + (t0 - t0.detach())  # the steps move with the start
@@ -272,7 +272,7 @@ class Call:
 
     def _search(self, finder: Finder, y0: Any, start: float, span: float) -> Found:
         solver = self.way.solver
-        adaptive = isinstance(solver, AdaptiveSolver)
+        adaptive = solver.controls
         most, windows = EVENT_STEPS, WINDOWS
         if "max_num_steps" in self.options:
             most = self.way.max_steps

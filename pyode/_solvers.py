@@ -100,6 +100,11 @@ class Solver(Options):
     step_size: float | tuple[float, ...] | None = None
     interp: str = "dense"
 
+    @property
+    def controls(self) -> bool:
+        """Whether an error estimate chooses the steps."""
+        return self.adaptive and self.step_size is None
+
     def __post_init__(self) -> None:
         if self.interp not in self.interps:
             raise InputError(
@@ -248,46 +253,6 @@ class Bosh3(AdaptiveSolver):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImplicitFixedSolver(FixedSolver):
-    """A method of implicit stages without an error estimate, for stiff problems.
-
-    Each stage is solved to rounding by simplified Newton with the dense Jacobian ∂f/∂y of the
-    step's start, by Newton with the Jacobian of every iterate where that does not converge. One
-    LU factorisation a step of size n: cost O(n³) a step, memory O(n²).
-    """
-
-    stiff: ClassVar[bool] = True
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImplicitEuler(ImplicitFixedSolver):
-    """Implicit Euler, order 1, L-stable, one implicit stage a step; linear between steps."""
-
-    order: ClassVar[int] = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImplicitMidpoint(ImplicitFixedSolver):
-    """Implicit midpoint rule (Gauss of one stage), order 2, A-stable; linear between steps."""
-
-    order: ClassVar[int] = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trapezoid(ImplicitFixedSolver):
-    """Implicit trapezium (Crank, Nicolson 1947), order 2, A-stable, one implicit stage a step."""
-
-    order: ClassVar[int] = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SDIRK2(ImplicitFixedSolver):
-    """Alexander (1977, doi:10.1137/0714068), order 2, L-stable, two implicit stages a step."""
-
-    order: ClassVar[int] = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Accurate(AdaptiveSolver):
     """A method whose outputs between steps can be as accurate as its steps.
 
@@ -325,21 +290,3 @@ class Dopri8(Accurate):
     """
 
     order: ClassVar[int] = 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Kvaerno5(AdaptiveSolver):
-    """Kværnø 5(4), L-stable, stiffly accurate ESDIRK (doi:10.1023/B:BITN.0000046811.70614.38).
-
-    Seven stages, six of them implicit: simplified Newton with the dense Jacobian ∂f/∂y of the
-    step's start, one LU factorisation a step of size n. Cost O(n³) a step, memory O(n²). Steps that
-    hold an output, or a time at which an adjoint reads y(t), have two implicit stages more, for a
-    dense output of order 5; its error is controlled with that of the steps.
-
-    The third stage lies 0.23 of a step beyond the step's end: f is called there, after `ts[-1]`,
-    too. Where that is beyond a time of `jumps` it is called just before that time, in whose step
-    fixed steps are of order 2 if f depends on t.
-    """
-
-    order: ClassVar[int] = 5
-    stiff: ClassVar[bool] = True

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _implicit as implicit
 from . import _solvers as s
 from ._arguments import stop_times
 from ._errors import InputError, InputTypeError, choose, unknown_option
@@ -20,16 +21,21 @@ from ._torch.loop import Integrator, Watch
 from ._torch.method import Step
 from ._warned import warn
 
-FIXED: dict[str, type[s.FixedSolver]] = {
+FIXED: dict[str, type[s.Solver]] = {
     "euler": s.Euler,
     "midpoint": s.Midpoint,
     "heun2": s.Heun,
     "heun3": s.Heun3,
     "rk4": s.RK38,
-    "implicit_euler": s.ImplicitEuler,
-    "implicit_midpoint": s.ImplicitMidpoint,
-    "trapezoid": s.Trapezoid,
-    "sdirk2": s.SDIRK2,
+    "implicit_euler": implicit.ImplicitEuler,
+    "implicit_midpoint": implicit.ImplicitMidpoint,
+    "trapezoid": implicit.Trapezoid,
+    "sdirk2": implicit.SDIRK2,
+    "trbdf2": implicit.TRBDF2,
+    "gl4": implicit.GaussLegendre4,
+    "gl6": implicit.GaussLegendre6,
+    "radauIIA3": implicit.RadauIIA3,
+    "radauIIA5": implicit.RadauIIA5,
 }
 ADAPTIVE: dict[str, type[s.AdaptiveSolver]] = {
     "adaptive_heun": s.HeunEuler,
@@ -38,12 +44,10 @@ ADAPTIVE: dict[str, type[s.AdaptiveSolver]] = {
     "dopri5": s.Dopri5,
     "tsit5": s.Tsit5,
     "dopri8": s.Dopri8,
-    "kvaerno5": s.Kvaerno5,
+    "kvaerno5": implicit.Kvaerno5,
 }
-INSTEAD = "Pass 'sdirk2', implicit with fixed steps, or 'kvaerno5', with adaptive ones."
 MULTISTEP = "Pass 'dopri5', or 'rk4' for fixed steps."
 ABSENT: dict[str, str] = {  # torchdiffeq's that are not here: what to pass
-    **dict.fromkeys(("trbdf2", "radauIIA3", "radauIIA5", "gl4", "gl6"), INSTEAD),
     **dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), MULTISTEP),
     "scipy_solver": "Pass 'kvaerno5' if the problem is stiff; 'dopri5' or 'dopri8' if not.",
 }
@@ -114,14 +118,14 @@ def translate(method: str, rtol: Any, atol: Any, options: dict[str, Any], settin
     return _adaptive(ADAPTIVE[method], rtol, atol, given, setting)
 
 
-def _fixed(kind: type[s.FixedSolver], options: dict[str, Any], setting: Setting) -> Way:
+def _fixed(kind: type[s.Solver], options: dict[str, Any], setting: Setting) -> Way:
     if "step_size" in options and "grid_constructor" in options:
         raise InputError("`step_size` and `grid_constructor` are both given. Pass one of them.")
     size = number("step_size", options["step_size"]) if "step_size" in options else None
     make = options.get("grid_constructor")
     solver = kind(step_size=size, interp=options.get("interp", "linear"))
     nodes = tuple(itertools.chain(*(_grid(setting, run, size, make) for run in setting.runs)))
-    if make is not None:
+    if make is not None or (size is None and kind.adaptive):
         solver = dataclasses.replace(solver, step_size=tuple(dict.fromkeys(nodes)))
     return Way(solver, (), nodes if options.get("perturb", False) else (), max(MANY, len(nodes)))
 

@@ -12,7 +12,8 @@ import pyode
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
 FIXED = ["euler", "midpoint", "heun2", "heun3", "rk4"]
 ADAPTIVE = ["adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8"]
-IMPLICIT = ["implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2"]
+IMPLICIT = ["implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2", "trbdf2", "gl4", "gl6",
+            "radauIIA3", "radauIIA5"]  # fmt: skip
 INTERFACES = ["odeint", "odeint_adjoint"]
 
 # torchdiffeq's dense output is of low order for bosh3 and dopri8: its own error is what is seen

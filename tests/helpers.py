@@ -14,7 +14,20 @@ import pyode
 
 F64 = torch.float64
 
-IMPLICIT = (pyode.ImplicitEuler, pyode.ImplicitMidpoint, pyode.Trapezoid, pyode.SDIRK2)
+COLLOCATION = (
+    pyode.GaussLegendre4,
+    pyode.GaussLegendre6,
+    pyode.RadauIIA3,
+    pyode.RadauIIA5,
+)
+IMPLICIT = (
+    pyode.ImplicitEuler,
+    pyode.ImplicitMidpoint,
+    pyode.Trapezoid,
+    pyode.SDIRK2,
+    pyode.TRBDF2,  # adaptive on the Julia engine
+    *COLLOCATION,
+)
 FIXED = (pyode.Euler, pyode.Midpoint, pyode.Heun, pyode.Heun3, pyode.RK4, pyode.RK38, *IMPLICIT)
 ADAPTIVE = (
     pyode.HeunEuler,

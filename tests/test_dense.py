@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from helpers import F64, FORCED, GROWTH, LINEAR, PROBLEMS, ROTATION, SOLVERS, name_of
+from helpers import ADAPTIVE, F64, FORCED, GROWTH, LINEAR, PROBLEMS, ROTATION, SOLVERS, name_of
 from torch import Tensor
 
 import pyode
@@ -87,7 +87,8 @@ def test_published_interpolants_are_less_accurate_than_steps():
 
 def with_dense() -> list:
     rtol = {2: 1e-3, 3: 1e-4}
-    solvers = [s(rtol=rtol.get(s.order, 1e-6)) if s.adaptive else s(step_size=0.3) for s in SOLVERS]
+    solvers = [s(rtol=rtol.get(s.order, 1e-6)) if s in ADAPTIVE else s(step_size=0.3)
+               for s in SOLVERS]  # fmt: skip
     full = [s for s in SMOOTH.values() if s.interp == "full"]
     other = [pyode.RK4(step_size=0.3, interp=i) for i in ("linear", "cubic")]
     return [*solvers, *full, *other]
@@ -107,7 +108,7 @@ def test_sol_of_t_is_the_solution(solver, back):
     # an output at a step's end is the state there, and the dense output between two outputs is the
     # output that is asked for there (but for the order of additions)
     inner = [0.5 * (a + b) for a, b in itertools.pairwise(nodes)]
-    more = sorted({*nodes, *inner}, reverse=back) if solver.adaptive else ts.tolist()
+    more = sorted({*nodes, *inner}, reverse=back) if solver.controls else ts.tolist()
     again = run(problem, solver, more)
     assert again.dense.trajectory.nodes == nodes
     for t, y in zip(again.ts.tolist(), again.ys, strict=True):

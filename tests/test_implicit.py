@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from helpers import F64, FORCED, IMPLICIT, leaf, name_of
+from helpers import COLLOCATION, F64, FORCED, IMPLICIT, leaf, name_of, slope
 from torch.autograd import gradcheck
 
 import pyode
+from pyode._torch.tableaus import tableau_of
 
 C128 = torch.complex128
 GAMMA = 1 - math.sqrt(0.5)
@@ -18,6 +20,11 @@ GROWTH = {  # y1 = R(hA) y0 of y' = A y: numerator and denominator of R
     pyode.ImplicitMidpoint: ((1, 0.5), (1, -0.5)),
     pyode.Trapezoid: ((1, 0.5), (1, -0.5)),
     pyode.SDIRK2: ((1, 1 - 2 * GAMMA), (1, -2 * GAMMA, GAMMA**2)),
+    pyode.TRBDF2: ((1, 1 - 2 * GAMMA), (1, -2 * GAMMA, GAMMA**2)),
+    pyode.GaussLegendre4: ((1, 1 / 2, 1 / 12), (1, -1 / 2, 1 / 12)),
+    pyode.GaussLegendre6: ((1, 1 / 2, 1 / 10, 1 / 120), (1, -1 / 2, 1 / 10, -1 / 120)),
+    pyode.RadauIIA3: ((1, 1 / 3), (1, -2 / 3, 1 / 6)),
+    pyode.RadauIIA5: ((1, 2 / 5, 1 / 20), (1, -3 / 5, 3 / 20, -1 / 60)),
 }
 ADJOINTS = [
     pyode.Discrete(),
@@ -30,7 +37,19 @@ ADJOINTS = [
     pyode.Quadrature(),
     pyode.Forward(),
 ]
-ORDERS = {1: 0.2, 2: 0.015}  # what the steps of the adjoints' test leave of the gradient
+L_STABLE = (
+    pyode.ImplicitEuler,
+    pyode.SDIRK2,
+    pyode.TRBDF2,
+    pyode.RadauIIA3,
+    pyode.RadauIIA5,
+)
+# whose y1 is no stage: it has their low order, and is not damped
+GAUSS = (pyode.ImplicitMidpoint, pyode.GaussLegendre4, pyode.GaussLegendre6)
+# steps of the adjoints' test, and what they leave of the gradient
+ALLOWED = {1: (150, 0.2), 2: (150, 0.015)}
+ALLOWED |= {3: (24, 5e-3), 4: (24, 2e-4), 5: (24, 5e-6), 6: (24, 1e-6)}
+FEW = [k for k in IMPLICIT if k not in (pyode.GaussLegendre6, pyode.RadauIIA5)]  # of three stages
 
 
 def polynomial(coefficients, z):
@@ -63,11 +82,11 @@ def test_large_steps_of_a_stiff_equation_are_stable(kind):
     ys = pyode.solve(f, y0, ts, solver=kind(step_size=0.2)).ys
     error = (ys[:, 0] - torch.cos(ts)).abs()
     assert float(error.max()) < 2e-2
-    if kind is not pyode.ImplicitMidpoint:  # whose y1 is no stage: it has its stage's low order
+    if kind not in GAUSS:
         assert float(error[::2].max()) < 1e-5
 
 
-@pytest.mark.parametrize("kind", [pyode.ImplicitEuler, pyode.SDIRK2], ids=name_of)
+@pytest.mark.parametrize("kind", L_STABLE, ids=name_of)
 def test_l_stable_methods_damp_a_transient(kind):
     y0 = leaf(7.0)
     ys = pyode.solve(lambda t, y: -1e9 * y, y0, (0.0, 3.0), solver=kind(step_size=1.0)).ys
@@ -76,7 +95,7 @@ def test_l_stable_methods_damp_a_transient(kind):
 
 
 @pytest.mark.parametrize("interp", ["dense", "linear", "cubic"])
-@pytest.mark.parametrize("kind", IMPLICIT, ids=name_of)
+@pytest.mark.parametrize("kind", FEW, ids=name_of)
 def test_gradients_of_the_steps(kind, interp):
     """Of y0, parameters and times, at ends of steps and between them, in both directions."""
 
@@ -91,7 +110,7 @@ def test_gradients_of_the_steps(kind, interp):
     assert gradcheck(solve, (y0, leaf(1.5, 1.17, 0.85, 0.1), p))
 
 
-@pytest.mark.parametrize("kind", IMPLICIT, ids=name_of)
+@pytest.mark.parametrize("kind", FEW, ids=name_of)
 def test_gradients_of_complex_trees(kind):
     def solve(u, v, w):
         def f(t, y):
@@ -126,8 +145,9 @@ def test_every_adjoint(kind, adjoint, back):
     exact = torch.stack([problem.exact(t, ts[0], y0, p) for t in ts])
     loss = (exact * torch.tensor([1.0, -0.5], dtype=F64)).sum()
     exact = torch.cat(torch.autograd.grad(loss, (y0, ts, p)))
-    found, _ = gradients(kind, adjoint, problem, 150)
-    assert float((found - exact).norm() / exact.norm()) < ORDERS[kind.order]
+    steps, allowed = ALLOWED[kind.order]
+    found, _ = gradients(kind, adjoint, problem, steps)
+    assert float((found - exact).norm() / exact.norm()) < allowed
 
 
 @pytest.mark.parametrize("kind", IMPLICIT, ids=name_of)
@@ -149,7 +169,7 @@ def test_newton_with_the_jacobian_of_every_iterate_where_the_first_does_not_conv
         return 3.0 - 50.0 * y**3
 
     ys = pyode.solve(f, y0, (0.0, 4.0), solver=kind(step_size=1.0)).ys
-    if kind in (pyode.ImplicitEuler, pyode.SDIRK2, pyode.Kvaerno5):
+    if kind in (*L_STABLE, pyode.Kvaerno5):
         assert float(ys[-1].detach()) == pytest.approx((3 / 50) ** (1 / 3), abs=1e-2)
     again = leaf(0.0)
     steps = pyode.solve(f, again, (0.0, 4.0), solver=kind(step_size=1.0),
@@ -166,6 +186,96 @@ def test_a_stage_of_no_weight_has_no_part_in_the_gradient():
     # the Jacobian with which Newton starts is infinite there, that of the iterates is not
     ys = pyode.solve(lambda t, y: -y if t > 0 else y.sqrt(), y0, (0.0, 0.5), solver=solver).ys
     assert float(torch.autograd.grad(ys[-1], y0)[0]) == pytest.approx(1 / 1.5)
+
+
+@pytest.mark.parametrize("kind", [pyode.GaussLegendre4, pyode.GaussLegendre6], ids=name_of)
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=str)
+def test_gauss_keeps_quadratic_invariants(kind, dtype):
+    """Of the rigid body, |y|² and the energy: to the rounding of 500 steps; Radau's drifts."""
+
+    def f(t, y):
+        return torch.stack([0.5 * y[1] * y[2], -y[0] * y[2], 0.5 * y[0] * y[1]])
+
+    def drift(kind):
+        y0 = torch.tensor([math.cos(1.1), 0.2, math.sin(1.1)], dtype=dtype)
+        ys = pyode.solve(f, y0, torch.linspace(0.0, 50.0, 101), solver=kind(step_size=0.1)).ys
+        invariants = torch.stack([(ys**2).sum(1), (ys**2) @ ys.new_tensor([1.0, 2.0, 3.0])])
+        return float((invariants - invariants[:, :1]).abs().max()) / torch.finfo(dtype).eps
+
+    assert drift(kind) < 200
+    if dtype == F64:
+        assert drift(pyode.RadauIIA5) > 1e4
+
+
+@pytest.mark.parametrize("kind", COLLOCATION, ids=name_of)
+def test_between_steps_is_the_collocation_polynomial(kind):
+    """Of order s between the nodes, whatever the order of the steps; its slopes there are f."""
+    tableau = tableau_of(kind())
+    s = tableau.coupled
+    for node, row, unit in zip(tableau.c[1:], tableau.a[1:], np.eye(s), strict=True):
+        assert np.abs(tableau.at(node) - row).max() < 1e-15
+        assert np.abs(tableau.rate(node)[1:] - unit).max() < 1e-14
+    steps, found = (16, 32, 64, 128), []
+    for n in steps:
+        size = (FORCED.span[1] - FORCED.span[0]) / n
+        y0, _, p = (x.detach() for x in FORCED.inputs())
+        ts = FORCED.span[0] + size * torch.tensor([0.0, 2.45, n - 1.45, n], dtype=F64)
+        ys = pyode.solve(FORCED.f(p), y0, ts, solver=kind(step_size=size)).ys
+        found.append(float((ys - FORCED.solution(ts))[1:3].norm()))
+    assert slope(steps, found)[0] == pytest.approx(-s - 1, abs=0.3)
+
+
+def test_dense_output_of_a_stiff_step_is_bounded():
+    """TRBDF2's does not hold f at the step's start, which is as large as the problem is stiff."""
+    ts = torch.tensor([0.0, 0.5, 1.0], dtype=F64)
+    ys = pyode.solve(lambda t, y: -1e9 * y, leaf(1.0).detach(), ts,
+                     solver=pyode.TRBDF2(step_size=1.0)).ys  # fmt: skip
+    assert float(ys.abs().max()) == 1.0
+
+
+@pytest.mark.parametrize("kind", [pyode.TRBDF2, pyode.RadauIIA5], ids=name_of)
+def test_single_precision(kind):
+    def solve(dtype):
+        y0 = leaf(1.0, 0.5).detach().to(dtype).requires_grad_()
+        ys = pyode.solve(lambda t, y: torch.stack([y[1], -torch.sin(y[0]) * 50 - y[1] * t]), y0,
+                         (0.0, 2.0), solver=kind(step_size=0.1)).ys  # fmt: skip
+        return ys[-1].detach(), torch.autograd.grad(ys[-1].sum(), y0)[0]
+
+    for one, other in zip(solve(torch.float32), solve(F64), strict=True):
+        assert one.dtype == torch.float32
+        assert torch.allclose(one, other.float(), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", [pyode.TRBDF2, *COLLOCATION], ids=name_of)
+class TestFailures:
+    def test_no_solution(self, kind):
+        """A step of y' = 1 + y² beyond its pole."""
+        with pytest.raises(pyode.SolveError, match=r"Newton.*fixed step 5[^0-9]") as err:
+            pyode.solve(lambda t, y: 1 + y**2, leaf(1.0, 1.0), (0.0, 5.0), solver=kind(step_size=5))
+        assert "step is too large for Newton" in str(err.value)
+
+    def test_f_is_not_finite_at_a_stage(self, kind):
+        """Its time is told, and which entries of y they are."""
+
+        def f(t, y):
+            return torch.stack([-y[0], torch.where(t < 0.25, -y[1], math.nan)])
+
+        c = next(c for c in tableau_of(kind()).c if c >= 0.25)
+        found = rf"f\(t, y\) returned NaN \(1 of 2.*first at \[1\]\) at t={c:.10g};"
+        with pytest.raises(pyode.NonFiniteError, match=found):
+            pyode.solve(f, leaf(1.0, 1.0), (0.0, 5.0), solver=kind(step_size=1.0))
+
+    def test_f_whose_buffer_is_used_again(self, kind):
+        """Of the stages that are evaluated before any of them is used, too."""
+        buffer = torch.zeros(2, dtype=F64)
+
+        def solve(f):
+            with torch.no_grad():
+                return pyode.solve(f, leaf(1.0, 0.5), (0.0, 1.0), solver=kind(step_size=0.25)).ys
+
+        assert torch.equal(
+            solve(lambda t, y: buffer.copy_(-(y**2) * t)), solve(lambda t, y: -(y**2) * t)
+        )
 
 
 class TestElsewhere:
@@ -185,3 +295,29 @@ class TestElsewhere:
         with pytest.raises(pyode.InputError, match=r"`solver` got ImplicitEuler\(.*6000 numbers"):
             pyode.solve(lambda t, y: -y, torch.ones(6000, dtype=F64), (0.0, 1.0),
                         solver=pyode.ImplicitEuler(step_size=0.1))  # fmt: skip
+
+    def test_a_matrix_of_all_stages_that_is_too_large(self):
+        with pytest.raises(pyode.InputError, match=r"RadauIIA5.*2000 numbers.*3 stages together"):
+            pyode.solve(lambda t, y: -y, torch.ones(2000, dtype=F64), (0.0, 1.0),
+                        solver=pyode.RadauIIA5(step_size=0.1))  # fmt: skip
+        adjoint = pyode.Gauss(solver=pyode.GaussLegendre4(step_size=0.1))
+        with pytest.raises(pyode.InputError, match=r"GaussLegendre4.*3000 numbers.*2 stages"):
+            pyode.solve(lambda t, y: -y, torch.ones(3000, dtype=F64, requires_grad=True),
+                        (0.0, 1.0), adjoint=adjoint)  # fmt: skip
+
+    def test_f_that_does_not_depend_on_y(self):
+        y0 = leaf(1.0, 2.0)
+        for kind in IMPLICIT:
+            ys = pyode.solve(lambda t, y: torch.cos(t).repeat(2), y0, (0.0, 0.5, 1.0),
+                             solver=kind(step_size=0.3)).ys  # fmt: skip
+            assert torch.equal(torch.autograd.grad(ys[1:].sum(), y0)[0], 2 * torch.ones(2))
+
+    def test_steps_that_no_error_chooses(self):
+        for arguments, name in (
+            ({"solver": pyode.TRBDF2()}, "`solver`"),
+            ({"adjoint": pyode.Gauss(solver=pyode.TRBDF2())}, "the adjoint's `solver`"),
+        ):
+            with pytest.raises(pyode.InputError, match=f"{name} got TRBDF2.*Pass step_size=.*Kvae"):
+                pyode.solve(lambda t, y: -y, leaf(1.0), (0.0, 1.0), **arguments)
+        adjoint = pyode.Gauss(solver=pyode.TRBDF2(), step_size=0.1)
+        pyode.solve(lambda t, y: -y, leaf(1.0), (0.0, 1.0), adjoint=adjoint).ys.sum().backward()

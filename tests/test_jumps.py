@@ -20,6 +20,8 @@ SOLVERS = [
     pyode.RK4(step_size=tuple(0.01 * i for i in range(151))),
     pyode.RK4(step_size=0.007),
     pyode.RK38(step_size=0.007, interp="cubic"),
+    pyode.RadauIIA5(step_size=0.03),
+    pyode.GaussLegendre6(step_size=0.03, interp="cubic"),
 ]
 WEIGHTS = torch.tensor([0.4, 1.0, -0.7, 0.3, 2.0, 0.5], dtype=F64)
 

@@ -39,6 +39,11 @@ DENSE = {
     pyode.ImplicitMidpoint: 1,
     pyode.Trapezoid: 2,
     pyode.SDIRK2: 2,
+    pyode.TRBDF2: 2,
+    pyode.GaussLegendre4: 2,
+    pyode.GaussLegendre6: 3,
+    pyode.RadauIIA3: 2,
+    pyode.RadauIIA5: 3,
     pyode.HeunEuler: 2,
     pyode.Fehlberg2: 2,
     pyode.Bosh3: 3,
@@ -144,6 +149,12 @@ class TestSolution:
     def test_structure(self, solver):
         t = tableau(solver)
         a = matrix(t)
+        if t.coupled:
+            assert not t.gamma
+            assert t.coupled == len(a) - 1
+            assert not a[0].any()
+            assert not a[:, 0].any()
+            return
         assert np.allclose(a, np.tril(a), atol=0)
         assert np.all(np.diag(a)[1:] == t.gamma)
         assert a[0, 0] == 0 or t.gamma
@@ -152,7 +163,7 @@ class TestSolution:
         """The flag is set exactly where an explicit method's last ordinary stage is f(t1, y1)."""
         t = tableau(solver)
         row = matrix(t)[t.stages - 1]
-        last = bool(np.all(row == t.weights)) and not t.gamma
+        last = bool(np.all(row == t.weights)) and not t.implicit
         assert t.fsal == last
         if t.fsal:
             assert t.c[t.stages - 1] == 1.0

@@ -28,7 +28,9 @@ from torch.autograd import gradcheck, gradgradcheck
 import pyode
 
 # those that the installed torchdiffeq has: released 0.2.5 has none, its repository all
-IMPLICIT_THERE = [m for m in IMPLICIT if m in sys.modules["torchdiffeq._impl.odeint"].SOLVERS]
+# (whose gl4 has both stages at the first node: of order one where f depends on t)
+THERE = sys.modules["torchdiffeq._impl.odeint"].SOLVERS
+IMPLICIT_THERE = [m for m in IMPLICIT if m in THERE and m != "gl4"]
 STEPS = [
     None,
     {"step_size": 0.13},
@@ -75,7 +77,8 @@ def test_implicit_steps_are_the_same_steps(method, interface, options):
     for back in (False, True):
         both(interface, 5e-6, t, back=back, **case)
     both(interface, 5e-6, t, pair=True, **case)
-    if options:  # its stages of complex states do not converge in the long steps
+    # its stages of complex states do not converge in the long steps, nor do three stages backwards
+    if options and not (interface == "odeint_adjoint" and method in ("gl6", "radauIIA5")):
         both(interface, 5e-6, t, dtype=C128, **case)
     both(interface, 2e-5, t | {"t": max(t["t"], 2e-5)}, dtype=F32, **case)
 

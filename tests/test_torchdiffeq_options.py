@@ -136,7 +136,6 @@ def test_max_num_steps_is_a_bound():
 REFUSED = [
     ({"method": "dopri"}, "dopri5"),
     ({"method": "explicit_adams"}, "pyode has not.*rk4"),
-    ({"method": "radauIIA5"}, "pyode has not.*sdirk2.*kvaerno5"),
     ({"method": "sdirk2", "options": {"safety": 0.9}}, "safety"),
     ({"method": "scipy_solver", "options": {"solver": "LSODA"}}, "dopri5"),
     ({"options": {"step_size": 0.1}}, "step_size.*first_step"),

@@ -85,7 +85,7 @@ def forward_failure(
     """
     start, end = plan.times.span
     dt = abs(report.dt) if math.isfinite(report.dt) else 0.0
-    tableau = SimpleNamespace(gamma=plan.solver.stiff)
+    tableau = SimpleNamespace(implicit=plan.solver.stiff)
     adaptive = plan.solver.adaptive and plan.solver.step_size is None
     allowed = {name: vector(getattr(plan.solver, name, 0.0)) for name in ("rtol", "atol")}
     stopped = Stopped(

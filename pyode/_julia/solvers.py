@@ -52,17 +52,6 @@ class Rodas5P(AdaptiveSolver):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TRBDF2(AdaptiveSolver):
-    """Trapezium and BDF2 in one step, 2(3), L-stable (Hosea, Shampine 1996).
-
-    doi:10.1016/0168-9274(95)00115-8. Newton with the dense Jacobian, O(n³) where it is renewed.
-    """
-
-    order: ClassVar[int] = 2
-    stiff: ClassVar[bool] = True
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class KenCarp4(AdaptiveSolver):
     """Kennedy-Carpenter ESDIRK 4(3), L-stable (2003, doi:10.1016/S0168-9274(02)00138-1).
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import _adjoints as adj
+from .. import _implicit as implicit
 from .. import _solvers as s
 from .._engine import Plan
 from .._tolerances import per_component, vector
@@ -18,7 +19,7 @@ from . import solvers as j
 
 BDF = (j.QNDF, j.FBDF)
 ROSENBROCK = (j.Rosenbrock23, j.Rodas5P)
-FORWARD_ONLY = (*BDF, s.Kvaerno5)
+FORWARD_ONLY = (*BDF, implicit.Kvaerno5)
 
 
 @functools.singledispatch
@@ -35,12 +36,12 @@ _NAMES: dict[type[s.Solver], str] = {
     s.Bosh3: "BS3",
     s.Dopri5: "DP5",
     s.Tsit5: "Tsit5",
-    s.Kvaerno5: "Kvaerno5",
+    implicit.Kvaerno5: "Kvaerno5",
     j.Vern7: "Vern7",
     j.Vern9: "Vern9",
     j.Rosenbrock23: "Rosenbrock23",
     j.Rodas5P: "Rodas5P",
-    j.TRBDF2: "TRBDF2",
+    implicit.TRBDF2: "TRBDF2",
     j.KenCarp4: "KenCarp4",
     j.QNDF: "QNDF",
     j.FBDF: "FBDF",
@@ -96,11 +97,11 @@ def backward_solver(plan: Plan) -> s.Solver:
 # times the tolerance through, Kvaerno5's 40, FBDF's 100, QNDF's a thousand; those of order 2 are
 # off by as many tolerances as steps are taken.
 SHARPER: dict[type[s.Solver], float] = {
-    s.Kvaerno5: 0.1,
+    implicit.Kvaerno5: 0.1,
     j.Rodas5P: 0.15,
     j.KenCarp4: 0.25,
     j.Rosenbrock23: 0.1,
-    j.TRBDF2: 0.1,
+    implicit.TRBDF2: 0.1,
     j.FBDF: 0.03,
     j.QNDF: 0.001,
 }

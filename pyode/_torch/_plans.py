@@ -9,6 +9,7 @@ import math
 from .. import _adjoints as adj
 from .._engine import Plan
 from .._errors import InputError
+from .._solvers import Solver
 from .tableaus import tableau_of
 
 DENSE_BYTES = 64 * 10**6  # states kept for `sol(t)` when no gradient needs them
@@ -72,6 +73,28 @@ class Storage:
     marks: tuple[float, ...] = ()
 
 
+def check_steps(plan: Plan) -> None:
+    """Refuse solvers that have their steps here, but no estimate of their error.
+
+    Raises:
+        InputError: such a solver without `step_size`.
+    """
+    solver, second = plan.solver, getattr(plan.adjoint, "solver", None)
+    if solver.controls and not tableau_of(solver).e:
+        raise InputError(_not_adaptive("`solver`", solver))
+    if second is None or plan.adjoint.step_size is not None:  # type: ignore[attr-defined]
+        return
+    if second.controls and not tableau_of(second).e:
+        raise InputError(_not_adaptive("the adjoint's `solver`", second))
+
+
+def _not_adaptive(argument: str, solver: Solver) -> str:
+    return (
+        f"{argument} got {solver!r}, which the torch engine has with fixed steps alone. Pass "
+        "step_size=..., or Kvaerno5() for steps that follow the error, or engine='julia'."
+    )
+
+
 def check_dense(plan: Plan) -> None:
     """Refuse dense matrices that would not fit, before they are made.
 
@@ -81,16 +104,18 @@ def check_dense(plan: Plan) -> None:
     n, item = plan.layout.size, plan.layout.real.itemsize
     forward = isinstance(plan.adjoint, adj.Forward) and bool(plan.needs)
     columns = n + sum(plan.field.sizes) if forward else 1
-    second = getattr(plan.adjoint, "solver", None) or plan.solver
-    stiff = plan.solver.stiff or (bool(plan.needs) and getattr(second, "stiff", False))
-    if stiff and (n * columns) ** 2 * item > DENSE_MATRIX:
-        solver = plan.solver if plan.solver.stiff else second
-        raise InputError(
-            f"`solver` got {solver!r} for a state of {n} numbers"
-            f"{f' with {columns} sensitivities each' if forward else ''}: its dense Jacobian would "
-            f"take {size_of((n * columns) ** 2 * item)} (limit {size_of(DENSE_MATRIX)}). Pass an "
-            "explicit solver such as Tsit5(), or a smaller state."
-        )
+    second = (getattr(plan.adjoint, "solver", None) if plan.needs else None) or plan.solver
+    for solver in (plan.solver, second):
+        stages = tableau_of(solver).coupled or 1
+        size = (n * columns * stages) ** 2 * item
+        if solver.stiff and size > DENSE_MATRIX:
+            raise InputError(
+                f"`solver` got {solver!r} for a state of {n} numbers"
+                f"{f' with {columns} sensitivities each' if forward else ''}: its dense Jacobian"
+                f"{f', of {stages} stages together,' if stages > 1 else ''} would take "
+                f"{size_of(size)} (limit {size_of(DENSE_MATRIX)}). Pass an explicit solver such as "
+                "Tsit5(), or a smaller state."
+            )
     if forward and n * columns * item > DENSE_MATRIX:
         raise InputError(
             f"`adjoint` got Forward() for {n} states and {columns - n} parameters: the "

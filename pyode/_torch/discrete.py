@@ -18,6 +18,7 @@ from .._state import inside
 from . import diagnose
 from .adjoint_rhs import AdjointRHS, backward_failure
 from .compiled import CompiledMethod
+from .coupled import CoupledTranspose, solve_rows, together
 from .esdirk import Newton, SingularError
 from .forward_solve import pins, ties
 from .method import Step
@@ -52,7 +53,8 @@ class Pass:
         self.params = [torch.zeros_like(p) for p in self.field.params]
         # no bound method: a cycle would keep the trajectory until Python looks for cycles
         add = functools.partial(accumulate, self.params)
-        self.transpose = Transpose(self.co, self.field, add)
+        kind = CoupledTranspose if self.tableau.coupled else Transpose
+        self.transpose = kind(self.co, self.field, add)
         self.sign = plan.times.direction
         self.keys = [self.sign * t for t in plan.times.values]
         self.ts = grad_ys.new_zeros(len(self.keys)) if self.wrt_t else None
@@ -140,7 +142,7 @@ class Pass:
         if k is None and time is not None:
             k = torch.stack([ev.value for ev in evals])
         outputs = self._inner(inner, t0, h, len(evals), k, time) if inner else None
-        solve = self._solver(evals, h) if self.tableau.gamma else None
+        solve = self._solver(evals, h) if self.tableau.implicit else None
         back = self.transpose.step(h, evals, carry, outputs, solve, time, k)
         if inner:
             back.lam = back.lam + self.grad_ys[inner.start : inner.stop].sum(0)
@@ -202,7 +204,7 @@ class Pass:
         y = trajectory.state(n)
         t0, t1 = trajectory.nodes[n], trajectory.nodes[n + 1]
         ends = inside(t0, t1, trajectory.jumps, y.dtype) if trajectory.jumps else (t0, t1)
-        if tableau.gamma:
+        if tableau.implicit:
             return self._replay_implicit(Step(n, t0, t1, y, y, y, beside=ends), inner)
         evals: list[Evaluation] = []
         shared = tableau.fsal and carry.at is not None
@@ -239,29 +241,35 @@ class Pass:
         evals = [self.field.evaluation(t0, y, self.wrt_t)]
         times, held = self.method.stage_times(t0, t1)
         for i in range(1, len(k)):
-            point = torch.addmv(y, k[:i].t(), self.co.a[i], alpha=h)
-            if self.co.implicit[i]:
-                point = point + (h * self.tableau.gamma) * k[i]
+            row = self.co.rows[i]
+            point = torch.addmv(y, k[: len(row)].t(), row, alpha=h)
             moves = self.wrt_t and not held[i]
             evals.append(self.field.evaluation(times[i], point, moves))
         return evals, k
 
     def _solver(self, evals: list[Evaluation], h: float):
-        """(i, x) ↦ (I - hγJ_i)^-T x, J_i by one batched vjp at stage i."""
+        """(i, x) ↦ (I - hγJ_i)^-T x, or (1, x) ↦ that of all the coupled stages, rows of x."""
+        s = self.tableau.coupled
 
         def solve(i: int, x: Tensor) -> Tensor:
-            ev = evals[i]
-            self.field.stats.njac += 1
-            if not x.numel() or not ev.out.requires_grad:
+            n = x.shape[-1]
+            found = [self._jacobian(ev, n) for ev in evals[i : i + max(s, 1)]]
+            if all(jac is None for jac in found):
                 return x
-            (jac,) = self.field.rows(ev, [ev.y], keep=True)
-            if jac is None:
-                return x
-            jac = jac.reshape(len(x), len(x)).t()
+            each = [[Block(0, n, x.new_zeros(n, n) if jac is None else jac)] for jac in found]
+            (block,) = together(each, self.co.core) if s else each[0]
             try:
-                newton = Newton([Block(0, len(x), jac)], h, self.tableau.gamma)
+                newton = Newton([Block(0, block.stop, block.jac.t())], h, self.tableau.gamma or 1.0)
             except SingularError:
-                raise diagnose.not_replayed(float(ev.t.detach())) from None
-            return newton.solve(x)
+                raise diagnose.not_replayed(float(evals[i].t.detach())) from None
+            return solve_rows(newton, x) if s else newton.solve(x)
 
         return solve
+
+    def _jacobian(self, ev: Evaluation, n: int) -> Tensor | None:
+        """∂f/∂y `[n, n]` at a stage; None where f does not depend on y."""
+        self.field.stats.njac += 1
+        if not n or not ev.out.requires_grad:
+            return None
+        (jac,) = self.field.rows(ev, [ev.y], keep=True)
+        return None if jac is None else jac.reshape(n, n)

@@ -36,7 +36,7 @@ from . import (
     sensitivities,
     twice,
 )
-from ._plans import check_dense, decide
+from ._plans import check_dense, check_steps, decide
 from .adjoint_rhs import time_grads
 from .compiled import Saves, forward_parts
 from .forward_solve import Recorder, Writer, nan_rows, run
@@ -89,6 +89,7 @@ class Torch(Engine):
             )
         if plan.batch == "independent":
             _check_independent(plan)
+        check_steps(plan)
         check_dense(plan)
         decide(plan)
         if self.compile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Newton:
 
     slowest = CONTRACTION
 
-    def at(self, t: float, x: Tensor) -> Newton:
+    def at(self, t: Any, x: Tensor) -> Newton:
         """The iteration matrix at an iterate: that of the step's start."""
         return self
 
@@ -63,7 +64,7 @@ class FullNewton:
     `most`: MAX_EXACT where it goes on to rounding.
     """
 
-    at: Callable[[float, Tensor], Newton]
+    at: Callable[[Any, Tensor], Newton]
     tol: float
     most: int = MAX_NEWTON
     slowest: float = math.inf
@@ -182,22 +183,34 @@ def _newton(
         rate_of_x = evaluate(t, x)
         delta = newton.at(t, x).solve(base + gamma * rate_of_x - x)
         x = x + delta
-        size = _size(delta, x, scale)
+        size = size_of_change(delta, x, scale)
         if not size < float("inf"):
             raise SingularError(t, rate_of_x)
-        # with contraction rate r the remaining error is about r/(1-r)·size
-        rate = size / last if last < float("inf") else 0.5
-        if size == 0.0 or (rate < 1 and size * rate / (1 - rate) <= newton.tol):
+        if settled(newton, size, last):
             return x
-        if rate > CONTRACTION and newton.most == MAX_EXACT and size <= 1e3 * newton.tol:
-            return x  # rounding is all that is left
-        if rate > newton.slowest and size > 1e3 * newton.tol:
-            raise SingularError
         last = size
     raise SingularError
 
 
-def _size(delta: Tensor, x: Tensor, scale: Tensor | None) -> float:
+def settled(newton: Newton | FullNewton, size: float, last: float) -> bool:
+    """Whether an iteration has arrived, from the sizes of its last two changes.
+
+    Raises:
+        SingularError: it will not.
+    """
+    # with contraction rate r the remaining error is about r/(1-r)·size
+    rate = size / last if last < float("inf") else 0.5
+    if size == 0.0 or (rate < 1 and size * rate / (1 - rate) <= newton.tol):
+        return True
+    if rate > CONTRACTION and newton.most == MAX_EXACT and size <= 1e3 * newton.tol:
+        return True  # rounding is all that is left
+    if rate > newton.slowest and size > 1e3 * newton.tol:
+        raise SingularError
+    return False
+
+
+def size_of_change(delta: Tensor, x: Tensor, scale: Tensor | None) -> float:
+    """The largest entry of a change, in units of `scale`; None: of the largest entry of x."""
     if not x.numel():
         return 0.0
     if scale is not None:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from .._field import Block
 from .._norms import Norm, each
-from .._solvers import AdaptiveSolver, Solver
+from .._solvers import Solver
 from .._state import inside
 from .._tolerances import loosest, vector
 from . import diagnose
+from .coupled import coupled_step, together
 from .esdirk import MAX_EXACT, FullNewton, Newton, SingularError, esdirk_dense_stages, esdirk_step
 from .rk import Stages, coefficients, dense_stages, explicit_step, spread
 from .tableaus import tableau_of
@@ -85,7 +86,7 @@ class Method:
         self.solver, self.jumps = solver, jumps
         self.tableau = tableau_of(solver)
         self.co = coefficients(self.tableau, dtype, device)
-        self.adaptive = isinstance(solver, AdaptiveSolver) and solver.step_size is None
+        self.adaptive = solver.controls
         # numbers, or one for each entry of the state
         self.rtol = vector(getattr(solver, "rtol", 0.0))
         self.atol = vector(getattr(solver, "atol", 0.0))
@@ -105,20 +106,27 @@ class Method:
         h: Any = t1 - t0
         if isinstance(h, Tensor):
             h = spread(h, y)
-        if not self.tableau.gamma:
+        if not self.tableau.implicit:
             return explicit_step(self.co, rhs, t0, t1, h, y, k0, room)
-        times, scale = self.stage_times(t0, t1)[0], self._scale(y)
+        times, scale, blocks = self.stage_times(t0, t1)[0], self._scale(y), rhs.blocks
+        step, s = (coupled_step if self.tableau.coupled else esdirk_step), self.tableau.coupled
         try:
-            newton = self._newton(self._blocks(rhs, t0, y), h)
-            return esdirk_step(self.co, rhs, newton, scale, times, h, y, k0, room)
+            start = self._blocks(rhs, t0, y)
+            newton = self._newton(together([start] * s, self.co.core) if s else start, h)
+            return step(self.co, rhs, newton, scale, times, h, y, k0, room)
         except SingularError as err:
             if self.adaptive:
                 raise
             first = err
         eps = torch.finfo(self.co.dtype).eps  # no shorter step is to be had
-        full = FullNewton(lambda t, x: self._newton(rhs.blocks(t, x), h), EXACT * eps, MAX_EXACT)
+
+        def anew(t: Any, x: Tensor) -> Newton:
+            found = together(list(map(blocks, t, x)), self.co.core) if s else blocks(t, x)
+            return self._newton(found, h)
+
+        full = FullNewton(anew, EXACT * eps, MAX_EXACT)
         try:
-            return esdirk_step(self.co, rhs, full, scale, times, h, y, k0, room)
+            return step(self.co, rhs, full, scale, times, h, y, k0, room)
         except SingularError:  # iterates that run away say nothing of f
             raise first from None
 
@@ -156,9 +164,8 @@ class Method:
 
     def _newton(self, blocks: list[Block], h: float) -> Newton:
         """Newton's iteration, which ends at a thousandth of the tolerance, or at rounding."""
-        gamma, solver = self.tableau.gamma, self.solver
-        eps = torch.finfo(self.co.dtype).eps
-        if not isinstance(solver, AdaptiveSolver) or not self.adaptive:
+        gamma, eps = self.tableau.gamma or 1.0, torch.finfo(self.co.dtype).eps
+        if not self.adaptive:
             return Newton(blocks, h, gamma, EXACT * eps, MAX_EXACT)
         if isinstance(self.rtol, Tensor):
             return Newton(blocks, h, gamma, NEWTON)  # rounding is part of `_scale`

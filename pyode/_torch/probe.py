@@ -51,7 +51,7 @@ def below_rounding(integ: Integrator) -> bool:
 
 def stiffness(integ: Integrator, h: float, iterations: int = POWER) -> Stiffness:
     """By power iteration on differences of f at the present state, from the direction of dy/dt."""
-    if integ.method.tableau.gamma:
+    if integ.method.tableau.implicit:
         return Stiffness()
     try:
         return _stiffness(integ, h, iterations)

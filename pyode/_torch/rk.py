@@ -27,6 +27,7 @@ class Coefficients:
         simple = device.type == "cpu" and dtype in (torch.float32, torch.float64)
         self.kind = np.dtype(str(dtype).removeprefix("torch.")) if simple else None
         self.a = [self.tensor(row[:i]) for i, row in enumerate(tableau.a)]
+        self.rows = [self.tensor(row) for row in tableau.a]  # what is on and above the diagonal too
         self.b = self.tensor(tableau.weights[: tableau.stages])
         self.e = [self.tensor(row) for row in tableau.e]
         self.gap = self.tensor(tableau.gap) if tableau.gap else None
@@ -61,6 +62,18 @@ class Coefficients:
         rows, b = self.tableau.a, self.tableau.weights
         used = {j for i, row in enumerate(rows) for j, x in enumerate(row[:i]) if x != 0}
         return [b[i] == 0 and i not in used for i in range(len(rows))]
+
+    @functools.cached_property
+    def full(self) -> Tensor:
+        """`[stages + extra, stages + extra]`: the whole of a."""
+        rows = self.tableau.a
+        return self.tensor(np.array([(*row, *[0.0] * (len(rows) - len(row))) for row in rows]))
+
+    @functools.cached_property
+    def core(self) -> Tensor:
+        """`[s, s]`: a of the coupled stages, which are all but the first."""
+        end = self.tableau.stages
+        return self.full[1:end, 1:end].contiguous()
 
     @functools.cached_property
     def columns(self) -> list[Tensor]:

@@ -20,12 +20,12 @@ Rows = tuple[tuple[float, ...], ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tableau:
-    """A Runge-Kutta method: explicit, or ESDIRK when `gamma` is set.
+    """A Runge-Kutta method: explicit; ESDIRK when `gamma` is set; or of coupled stages.
 
     Attributes:
-        a: rows of the lower triangle (for ESDIRK with the diagonal; where the method's own first
-            stage is implicit, an explicit one of no weight stands before it); trailing `extra` rows
-            are stages that only the dense output uses.
+        a: rows of the lower triangle (for ESDIRK with the diagonal, of coupled stages whole; where
+            the method's own first stage is implicit, an explicit one of no weight stands before
+            it); trailing `extra` rows are stages that only the dense output uses.
         b: weights of the solution.
         e: rows of error weights: one, or two for DOP853's combined estimate.
         dense: `[stages, degree]`; y(t0 + θh) = y0 + h Σ_i Σ_j dense[i, j] θ^(j+1) k_i.
@@ -57,6 +57,16 @@ class Tableau:
         """Nodes: the row sums, with those that are 1 up to rounding made exactly 1."""
         sums = [float(np.sum(row)) if row else 0.0 for row in self.a]
         return tuple(round(x, 12) if abs(x - round(x, 12)) < 4e-16 * 8 else x for x in sums)
+
+    @functools.cached_property
+    def coupled(self) -> int:
+        """Stages, all but the explicit first one, that are one system of equations; or 0."""
+        whole = any(len(row) > i + 1 for i, row in enumerate(self.a))
+        return self.stages - 1 if whole else 0
+
+    @functools.cached_property
+    def implicit(self) -> bool:
+        return self.gamma > 0 or self.coupled > 0
 
     @property
     def stages(self) -> int:
@@ -114,7 +124,7 @@ class Tableau:
         if interp == "linear":
             return dataclasses.replace(self, dense=tuple((w,) for w in self.b))
         if interp == "cubic":
-            own = not self.gamma or self.a[-1] != self.b  # f(t1, y1) is a stage of its own
+            own = not self.implicit or self.a[-1] != self.b  # f(t1, y1) is a stage of its own
             hermite = np.outer((*self.b, 0)[: len(self.b) + own], (0.0, 3.0, -2.0))
             hermite[[0, -1]] += (1.0, -2.0, 1.0), (0.0, -1.0, 1.0)
             a, dense = (*self.a, self.b) if own else self.a, tuple(map(tuple, hermite.tolist()))
@@ -167,6 +177,21 @@ class Tableau:
         return dataclasses.replace(
             self, a=(*self.a, *rows), dense=dense, extra=self.extra + len(rows)
         )
+
+
+def collocation(*nodes: float, order: int) -> Tableau:
+    """The method whose stages are the slopes, at the nodes, of a polynomial through y0.
+
+    Its dense output is that polynomial, of order `len(nodes)`.
+    """
+    c, dense = _exact(nodes), []
+    for i, node in enumerate(c):
+        others = np.delete(c, i)
+        dense.append(tuple((_integral(others) / np.prod(node - others))[1:]))
+    powers = [[node**j for j in range(1, len(c) + 1)] for node in (*c, 1)]
+    *a, b = ((0.0, *map(float, row)) for row in np.array(powers) @ np.array(dense).T)
+    nothing = (0,) * len(c)
+    return Tableau(a=((0.0,), *a), b=b, dense=(nothing, *dense), order=order)
 
 
 def _exact(values: Iterable[Any]) -> np.ndarray:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+from .. import _implicit as implicit
 from .. import _solvers as s
 from . import _dopri8, _kvaerno5
-from .tableau import Tableau
+from .tableau import Tableau, collocation
 
 EULER = Tableau(a=((),), b=(1,), dense=((1,),), order=1)
 MIDPOINT = Tableau(a=((), (1 / 2,)), b=(0, 1), dense=((1, -1), (0, 1)), order=2)
@@ -171,6 +172,18 @@ SDIRK2 = Tableau(
     order=2,
     gamma=G,
 )
+W = 0.5**1.5  # in TRBDF2's last stage, of the trapezium's two
+TRBDF2 = Tableau(
+    a=((0,), (G, G), (W, W, G)),
+    b=(W, W, G),
+    dense=((2 * W, -W), (2 * W, -W), (1 - 4 * W, 2 * W)),  # the parabola through y0, stage and y1
+    order=2,
+    gamma=G,
+)
+GAUSS4 = collocation(0.5 - 3**0.5 / 6, 0.5 + 3**0.5 / 6, order=4)
+GAUSS6 = collocation(0.5 - 15**0.5 / 10, 0.5, 0.5 + 15**0.5 / 10, order=6)
+RADAU3 = collocation(1 / 3, 1.0, order=3)
+RADAU5 = collocation(0.4 - 6**0.5 / 10, 0.4 + 6**0.5 / 10, 1.0, order=5)
 
 TABLEAUS: dict[type[s.Solver], Tableau] = {
     s.Euler: EULER,
@@ -185,11 +198,16 @@ TABLEAUS: dict[type[s.Solver], Tableau] = {
     s.Dopri5: DOPRI5,
     s.Tsit5: TSIT5,
     s.Dopri8: DOPRI8,
-    s.Kvaerno5: KVAERNO5,
-    s.ImplicitEuler: IMPLICIT_EULER,
-    s.ImplicitMidpoint: IMPLICIT_MIDPOINT,
-    s.Trapezoid: TRAPEZOID,
-    s.SDIRK2: SDIRK2,
+    implicit.Kvaerno5: KVAERNO5,
+    implicit.ImplicitEuler: IMPLICIT_EULER,
+    implicit.ImplicitMidpoint: IMPLICIT_MIDPOINT,
+    implicit.Trapezoid: TRAPEZOID,
+    implicit.SDIRK2: SDIRK2,
+    implicit.TRBDF2: TRBDF2,
+    implicit.GaussLegendre4: GAUSS4,
+    implicit.GaussLegendre6: GAUSS6,
+    implicit.RadauIIA3: RADAU3,
+    implicit.RadauIIA5: RADAU5,
 }
 
 

@@ -15,7 +15,8 @@ from .._adjoints import Adjoint, Backsolve, Discrete, Gauss, Interpolating
 from .._engine import Plan
 from .._errors import InputError, SolveError
 from .._field import Field
-from .._solvers import AdaptiveSolver, Kvaerno5, Solver, Tsit5
+from .._implicit import Kvaerno5
+from .._solvers import AdaptiveSolver, Solver, Tsit5
 from .._tolerances import loosest, per_component, times
 from .._torch._plans import size_of
 from .._torch.tableaus import TABLEAUS, tableau_of

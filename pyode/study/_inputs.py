@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from .._adjoints import Adjoint
 from .._errors import InputError, InputTypeError, choose
-from .._solvers import AdaptiveSolver, Kvaerno5, Solver, Tsit5
+from .._implicit import Kvaerno5
+from .._solvers import AdaptiveSolver, Solver, Tsit5
 from .._tolerances import per_component
 from ..problems import Problem
 from ..problems import get as get_problem

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from .._adjoints import Discrete, Interpolating
 from .._errors import SolveError
-from .._solvers import Dopri8, Kvaerno5, Solver, Tsit5
+from .._implicit import Kvaerno5
+from .._solvers import Dopri8, Solver, Tsit5
 from ..problems import Problem
 from ._gradient import PARTS, Gradient, error, gradient, named, vector
 

@@ -11,6 +11,7 @@ from .. import _adjoints, _solvers
 from .._adjoints import Adjoint
 from .._engine import Engine
 from .._errors import InputError, choose
+from .._implicit import Kvaerno5
 from .._julia.engine import Julia
 from .._solvers import AdaptiveSolver, Solver
 from .._torch.engine import Torch
@@ -30,9 +31,8 @@ SOLVERS = {
     name.lower(): getattr(_solvers, name)
     for name in (
         "Euler", "Midpoint", "Heun", "RK4", "HeunEuler", "Bosh3", "Dopri5", "Tsit5", "Dopri8",
-        "Kvaerno5",
     )
-}  # fmt: skip
+} | {"kvaerno5": Kvaerno5}  # fmt: skip
 LOOP = {  # what every training loop uses
     "experiment", "model", "epochs", "steps", "batch", "lr", "schedule", "clip", "patience", "seed",
     "threads", "dtype", "keep_every", "keep_steps",
