@@ -65,7 +65,8 @@ class Discrete(Adjoint):
 
     Args:
         memory: None: the autograd graph of every stage is kept (fastest; memory all stages of all
-            steps; the only setting with second derivatives). "steps": the state at every step is
+            steps; the only setting with second derivatives; with an implicit solver the stages,
+            each evaluated once more). "steps": the state at every step is
             kept and each step replayed once. Bytes or "64 MB": at most that many bytes of states
             are kept and the rest replayed by minimal-repetition checkpointing (Wang, Moin,
             Iaccarino 2009, doi:10.1137/080727890; Griewank's binomial bound). At least two states.

@@ -153,6 +153,9 @@ def _(adjoint: adj.Discrete, plan: Plan) -> Storage:
     if adjoint.memory is None and not plan.solver.stiff and plan.batch == "joint":
         text = f"the graphs of {stages} stages of every step are kept; nothing is replayed"
         return Storage(f"discrete: {text}", None, graphs=True)
+    if adjoint.memory is None and plan.batch == "joint":
+        text = f"{_dense_step(plan)} are kept; each stage is evaluated once more"
+        return Storage(f"discrete: {text}", None, keep_dense=True)
     if adjoint.memory is None or adjoint.memory == "steps":
         text = f"{size_of(plan.state_bytes)} a step are kept; each step is replayed once"
         return Storage(f"discrete: {text}", None)
@@ -171,8 +174,7 @@ def _(adjoint: adj.Stored, plan: Plan) -> Storage:
         return Storage(f"{adjoint.name}: {text}", None, window=WINDOW, marks=plan.marks)
     budget = budget_of(adjoint, plan)
     if budget is None:
-        text = f"{size_of((rows + 1) * plan.state_bytes)} a step (dense) are kept"
-        return Storage(f"{adjoint.name}: {text}", None, keep_dense=True)
+        return Storage(f"{adjoint.name}: {_dense_step(plan)} are kept", None, keep_dense=True)
     total = slots_for(plan, budget)
     window = min(WINDOW, 1 + total // 2 // rows)
     slots = total - (window - 1) * rows
@@ -183,6 +185,12 @@ def _(adjoint: adj.Stored, plan: Plan) -> Storage:
 def _(adjoint: adj.Forward, plan: Plan) -> Storage:
     n, p = plan.layout.size, sum(plan.field.sizes)
     return Storage(f"forward: {n} x {n + p} sensitivities are integrated; nothing is kept", 1)
+
+
+def _dense_step(plan: Plan) -> str:
+    """What a step takes with its stages."""
+    rows = len(tableau_of(plan.solver).a)
+    return f"{size_of((rows + 1) * plan.state_bytes)} a step (dense)"
 
 
 def budget_of(adjoint: adj.Stored, plan: Plan) -> int | None:

@@ -126,7 +126,7 @@ class CoupledTranspose(Transpose):
         g[: s + 1] += h * torch.outer(co.b, lam)
 
         def pull(i: int, of_k: Tensor) -> None:
-            mu[i] = self.pull(evals[i], of_k, time, co.c[i])  # type: ignore[arg-type]
+            mu[i] = self.pull(evals[i], of_k, time, co.c[i]).y  # type: ignore[arg-type]
 
         for i in range(n - 1, s, -1):  # the dense output's: no other depends on them
             pull(i, g[i])

@@ -205,7 +205,9 @@ class Pass:
         t0, t1 = trajectory.nodes[n], trajectory.nodes[n + 1]
         ends = inside(t0, t1, trajectory.jumps, y.dtype) if trajectory.jumps else (t0, t1)
         if tableau.implicit:
-            return self._replay_implicit(Step(n, t0, t1, y, y, y, beside=ends), inner)
+            step = trajectory.steps.get(n) if trajectory.keep_dense else None
+            step = step or self._retaken(Step(n, t0, t1, y, y, y, beside=ends))
+            return self._implicit(step, inner)
         evals: list[Evaluation] = []
         shared = tableau.fsal and carry.at is not None
 
@@ -226,17 +228,25 @@ class Pass:
         self.plan.stats.backward.recomputed += len(evals)
         return evals, k[: len(evals)]
 
-    def _replay_implicit(self, step: Step, inner: bool) -> tuple[list[Evaluation], Tensor]:
-        before = self.field.stats.nfe
-        (t0, t1), y = step.beside or (step.t0, step.t1), step.y0
-        h = t1 - t0
+    def _retaken(self, step: Step) -> Step:
+        """An implicit step once more."""
+        before, (t0, t1) = self.field.stats.nfe, step.beside or (step.t0, step.t1)
+        start = self.field(t0, step.y0)
         try:
-            step.k, step.y1 = self.method.attempt(self.field, t0, t1, y, self.field(t0, y))
-            if inner:
-                self.method.fill(self.field, step)
+            step.k, step.y1 = self.method.attempt(self.field, t0, t1, step.y0, start)
         except SingularError:
             raise diagnose.not_replayed(t0) from None
         self.plan.stats.backward.recomputed += self.field.stats.nfe - before
+        return step
+
+    def _implicit(self, step: Step, inner: bool) -> tuple[list[Evaluation], Tensor]:
+        """An implicit step's evaluations with their graphs, and its stage derivatives."""
+        (t0, t1), y = step.beside or (step.t0, step.t1), step.y0
+        h = t1 - t0
+        if inner and self.tableau.extra and not step.filled:
+            before = self.field.stats.nfe
+            self.method.fill(self.field, step)
+            self.plan.stats.backward.recomputed += self.field.stats.nfe - before
         k = step.k if inner else step.k[: self.tableau.stages]
         evals = [self.field.evaluation(t0, y, self.wrt_t)]
         times, held = self.method.stage_times(t0, t1)

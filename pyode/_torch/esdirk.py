@@ -15,6 +15,7 @@ from .rk import Coefficients, Evaluate, Stages, arrive, combine
 
 MAX_NEWTON = 12
 MAX_EXACT = 60  # to rounding, where no error control can shorten the step
+SMALL = 64  # rows, up to which an inverse is made as soon as a few triangular systems are solved
 CONTRACTION = 0.9  # slower than this, the step is retried with half the size
 
 
@@ -32,16 +33,19 @@ class Newton:
     def __init__(
         self, blocks: list[Block], h: float, gamma: float, tol: float = 0.0, most: int = MAX_NEWTON
     ):
-        self.factors = []
+        self.factors: list[tuple[int, int, Tensor, Tensor | None]] = []  # pivots, or an inverse
         self.tol, self.most = tol, most
         for block in blocks:
-            eye = torch.eye(
-                block.stop - block.start, dtype=block.jac.dtype, device=block.jac.device
-            )
-            lu, pivots, info = torch.linalg.lu_factor_ex(eye - (h * gamma) * block.jac)
+            matrix = block.jac * (-h * gamma)
+            matrix.diagonal().add_(1.0)
+            if tol and len(matrix) <= SMALL:  # an iteration mends what rounding an inverse adds
+                made, info = torch.linalg.inv_ex(matrix)
+                pivots = None
+            else:
+                made, pivots, info = torch.linalg.lu_factor_ex(matrix)
             if int(info):
                 raise SingularError
-            self.factors.append((block.start, block.stop, lu, pivots))
+            self.factors.append((block.start, block.stop, made, pivots))
 
     slowest = CONTRACTION
 
@@ -50,11 +54,20 @@ class Newton:
         return self
 
     def solve(self, r: Tensor) -> Tensor:
+        start, stop, matrix, pivots = self.factors[0]
+        if len(self.factors) == 1 and stop - start == r.numel():
+            return _solved(matrix, pivots, r)
         x = r.clone()
-        for start, stop, lu, pivots in self.factors:
-            part = torch.linalg.lu_solve(lu, pivots, r[start:stop].unsqueeze(1))
-            x[start:stop] = part.squeeze(1)
+        for start, stop, matrix, pivots in self.factors:
+            x[start:stop] = _solved(matrix, pivots, r[start:stop])
         return x
+
+
+def _solved(matrix: Tensor, pivots: Tensor | None, r: Tensor) -> Tensor:
+    """The solution for one block, by its inverse or its factors."""
+    if pivots is None:
+        return torch.mv(matrix, r)
+    return torch.linalg.lu_solve(matrix, pivots, r.unsqueeze(1)).squeeze(1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,7 +194,7 @@ def _newton(
     x, last = guess, float("inf")
     for _ in range(newton.most):
         rate_of_x = evaluate(t, x)
-        delta = newton.at(t, x).solve(base + gamma * rate_of_x - x)
+        delta = newton.at(t, x).solve(torch.add(base, rate_of_x, alpha=gamma).sub_(x))
         x = x + delta
         size = size_of_change(delta, x, scale)
         if not size < float("inf"):
@@ -214,5 +227,5 @@ def size_of_change(delta: Tensor, x: Tensor, scale: Tensor | None) -> float:
     if not x.numel():
         return 0.0
     if scale is not None:
-        return float((delta / scale).abs().max())
+        return float(torch.linalg.vector_norm(delta / scale, math.inf))
     return float(delta.abs().max() / x.abs().max().clamp_min(torch.finfo(x.dtype).tiny))
