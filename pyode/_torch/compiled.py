@@ -117,6 +117,7 @@ class CompiledMethod(Method):
         self.compiled, self.quadratures = compiled, quadratures
         self.spans = norm.spans if self.adaptive and isinstance(norm, Groups) else None
         self.tolerances = packed(self.rtol, self.atol, y.numel())
+        self._bounds(y)  # once for all solves of a plan
         self.saved: Saved = []
         self.keep_stages = wrt_t or self.tableau.extra > 0  # outputs inside a step need them
         self.sizes = self.last_stage = y

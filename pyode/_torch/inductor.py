@@ -23,6 +23,7 @@ from .scratch import keep_scratch
 
 Function = Callable[..., tuple[Tensor, ...]]
 Run = Callable[[list[Any]], Sequence[Tensor]]
+TINY = 2**10  # entries that are joined sooner than a view of each part is made by Python
 NEAR = 2**15  # entries of tensors that stay in the nearest cache: writing one costs next to nothing
 
 
@@ -170,9 +171,10 @@ def _options(config: Any, graph: GraphModule) -> dict[str, Any]:
     A sum over two or three inputs of a small layer stays a sum of its own: unrolled into what
     follows it, it would keep that (a tanh, say) from using vector instructions. Where all tensors
     are small, what is read twice is written once: Inductor would compute it again for every reader,
-    an activation for each of the next layer's outputs. Where they are large, loops that share next
-    to nothing stay apart. Products and sums are contracted (one rounding for two). Sizes and
-    strides of inputs are those of the examples: Dynamo's guards and the loop see to it. What a
+    an activation for each of the next layer's outputs. Parts of a tiny tensor are copied into it:
+    else Python makes a view of it for each of them, at every call. Where they are large, loops that
+    share next to nothing stay apart. Products and sums are contracted (one rounding for two). Sizes
+    and strides of inputs are those of the examples: Dynamo's guards and the loop see to it. What a
     library call gives is looked at where calls take much longer than the look. Nothing is laid out
     channels last for a convolution: norms lose more by it than it gains.
     """
@@ -190,15 +192,18 @@ def _options(config: Any, graph: GraphModule) -> dict[str, Any]:
     }
     if _largest(graph) <= NEAR:
         wanted |= {"realize_opcount_threshold": 12, "realize_reads_threshold": 0}
+        joined = _largest(graph, (aten.cat.default, aten.stack.default))
+        wanted["force_pointwise_cat"] = joined <= TINY
     elif _known(config, "inductor_choices_class"):
         wanted["inductor_choices_class"] = fusion.near()
         wanted["score_fusion_memory_threshold"] = fusion.LEAST
     return {key: value for key, value in wanted.items() if _known(config, key)}
 
 
-def _largest(graph: GraphModule) -> int:
-    """Entries of the largest tensor in a graph."""
-    values = [node.meta.get("val") for node in graph.graph.nodes]
+def _largest(graph: GraphModule, made_by: Sequence[Any] = ()) -> int:
+    """Entries of the largest tensor in a graph, or of those that are made by some operations."""
+    nodes = [node for node in graph.graph.nodes if not made_by or node.target in made_by]
+    values = [node.meta.get("val") for node in nodes]
     return max((x.numel() for x in values if isinstance(x, Tensor)), default=0)
 
 

@@ -250,11 +250,16 @@ class Method:
             if ahead is not None:
                 top = torch.maximum(top, ahead)
             part.copy_(top / max(part.numel(), 1) ** 0.5)
-        if self._tolerances is None:  # numbers as tensors: torch takes those faster
+        rtol, atol = self._bounds(size)
+        return size.mul_(rtol).add_(atol)
+
+    def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Rtol and atol as tensors: torch takes those faster than numbers."""
+        if self._tolerances is None:
             both = (self.rtol, self.atol)
-            rtol, atol = (torch.as_tensor(x, dtype=size.dtype, device=size.device) for x in both)
+            rtol, atol = (torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in both)
             self._tolerances = rtol, atol
-        return size.mul_(self._tolerances[0]).add_(self._tolerances[1])
+        return self._tolerances
 
     def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Norm) -> float:
         """Error estimate in units of the tolerance (host sync)."""
