@@ -30,7 +30,7 @@ _TRANSFORMS: Any = torch._C._functorch  # type: ignore[attr-defined]
 
 
 class Solve(torch.autograd.Function):
-    """`apply(job, y0, ts, *params) -> ys`, `[m, n]`.
+    """`apply(job, y0, ts, *params) -> ys`: `[m, n]` from a vector, `[m, *shape]` from a real state.
 
     The backward pass is the plan's adjoint. With `create_graph=True` it is differentiable for
     `Discrete(memory=None)` only; elsewhere that is refused.
@@ -40,12 +40,12 @@ class Solve(torch.autograd.Function):
     def forward(ctx: Any, job: Job, y0: Tensor, ts: Tensor, *params: Tensor) -> Tensor:
         plan = job.plan
         with uncast(plan.layout.device):
-            job.result = result = plan.engine.forward(plan, y0)
+            job.result = result = plan.engine.forward(plan, y0.reshape(-1))
         if result.failure is not None:
             raise result.failure
         ctx.plan, ctx.tape = plan, result.tape
         # the tape must not hold the tensor that is returned, which holds this graph
-        ys = result.ys.detach()
+        ys = result.ys.view(len(result.ys), *y0.shape).detach()
         # the outputs are saved for torch's version check: every adjoint but Discrete reads them
         saved = [] if isinstance(plan.adjoint, Discrete) else [ys]
         ctx.save_for_backward(y0, ts, *params, *saved)
@@ -56,8 +56,11 @@ class Solve(torch.autograd.Function):
         plan: Plan = ctx.plan
         y0, ts, *params = ctx.saved_tensors[: 2 + len(plan.field.params)]
         refuse_transforms("the backward pass of solve", grad_ys)
-        _check_cotangent(plan, grad_ys)
-        if torch.is_grad_enabled():
+        grad_ys = grad_ys.reshape(len(grad_ys), plan.layout.size)
+        twice = torch.is_grad_enabled()
+        if twice or not plan.engine.checks(plan, ctx.tape):
+            check_cotangent(plan, grad_ys)
+        if twice:
             with uncast(plan.layout.device):
                 return None, *_twice(plan, ctx.tape, grad_ys, y0, ts, params)
         try:
@@ -76,7 +79,7 @@ class Solve(torch.autograd.Function):
             raise err from err.__cause__
         warn_forced(plan.stats.backward, "backward")
         g_ts = None if grads.ts is None else grads.ts.to(ts.dtype).to(ts.device)
-        return None, grads.y0, g_ts, *grads.params
+        return None, grads.y0.view(y0.shape), g_ts, *grads.params
 
 
 class Job:
@@ -87,8 +90,14 @@ class Job:
         self.result: Result | None = None
 
 
-def _check_cotangent(plan: Plan, grad_ys: Tensor) -> None:
-    """A NaN from the loss is the loss's fault, and is said to be."""
+def check_cotangent(plan: Plan, grad_ys: Tensor) -> None:
+    """A NaN from the loss is the loss's fault, and is said to be.
+
+    Raises:
+        NonFiniteError: an entry is not finite.
+    """
+    if math.isfinite(float(grad_ys.detach().sum())):
+        return
     try:
         check_finite("the gradient of the loss with respect to sol.ys", grad_ys)
     except NonFiniteError as err:
@@ -106,9 +115,11 @@ def _check_cotangent(plan: Plan, grad_ys: Tensor) -> None:
 def _check_gradient(plan: Plan, tape: Any, grad_ys: Tensor, grads: Grads) -> None:
     """A gradient that is not finite is a failure, not a result."""
     field = plan.field
-    ends = [grads.y0, *([] if grads.ts is None else [grads.ts])]
-    few = [*ends, grads.together] if grads.together is not None else [*ends, *grads.params]
-    if math.isfinite(_size(few, grads.y0.device)):
+    times = [] if grads.ts is None else [grads.ts]
+    ends = [grads.y0, *times]
+    few = [*ends, *(grads.params if grads.together is None else [grads.together])]
+    few = times if grads.finite else few
+    if not few or math.isfinite(_size(few, grads.y0.device)):
         return
     found = [*ends, *grads.params]
     names = ["y0", *([] if grads.ts is None else ["ts"])]
@@ -164,20 +175,25 @@ def refuse_transforms(what: str, *tensors: Any) -> None:
         GradientUnavailable: one is at work.
     """
     known = [x for x in tensors if isinstance(x, Tensor)]
-    batched = (_TRANSFORMS.is_batchedtensor, _TRANSFORMS.is_legacy_batchedtensor)
     inside = _TRANSFORMS.peek_interpreter_stack() is not None
-    if inside or any(is_batched(x) for x in known for is_batched in batched):
+    if inside or any(_is_batched(x) for x in known):
         raise GradientUnavailable(
             f"{what} does not work under torch.func or torch.vmap (nor with is_grads_batched or "
             "vectorize=True): its steps depend on the data. Give y0 a batch dimension "
             "(batch='independent' for a step size for each sample), and use backward(), "
             "torch.autograd.grad or torch.autograd.functional; f itself may use torch.func."
         )
+    if forward_ad._current_level < 0:  # no dual tensor is alive
+        return
     if any(forward_ad.unpack_dual(x).tangent is not None for x in known if x.is_floating_point()):
         raise GradientUnavailable(
             f"{what} got a dual tensor, or f has one: forward-mode AD does not pass. Pass "
             "adjoint=Forward() for forward sensitivities, and use backward()."
         )
+
+
+def _is_batched(x: Tensor) -> bool:
+    return _TRANSFORMS.is_batchedtensor(x) or _TRANSFORMS.is_legacy_batchedtensor(x)
 
 
 def of_f(err: Exception) -> Exception:
@@ -228,7 +244,7 @@ def _twice(
     """
     passes: list[bool] = []
     y0, ts = _Gate.apply(y0, passes), _Gate.apply(ts, passes)
-    ys = plan.engine.replay(plan, tape, y0, ts)
+    ys = plan.engine.replay(plan, tape, y0.reshape(-1), ts)
     wanted = [x for x in (y0, ts, *params) if x.requires_grad]
     try:
         found = torch.autograd.grad(ys, wanted, grad_ys, create_graph=True, allow_unused=True)
@@ -261,6 +277,14 @@ class Ended(torch.autograd.Function):
 def run(plan: Plan, y0: Tensor, ts: Tensor) -> tuple[Tensor, Result]:
     """Integrate a plan, linked into the caller's autograd graph where a gradient is wanted.
 
+    Args:
+        plan: the plan.
+        y0: the state as a vector; or, of one real tensor, as it is.
+        ts: the output times.
+
+    Returns:
+        The outputs, `[m, *y0.shape]`, and what the engine gave.
+
     Raises:
         SolveError: the solve failed; `err.__dict__['partial']` holds the `Result`.
     """
@@ -270,10 +294,10 @@ def run(plan: Plan, y0: Tensor, ts: Tensor) -> tuple[Tensor, Result]:
             ys = Solve.apply(job, y0, ts, *plan.field.params)
         else:
             with torch.no_grad(), uncast(plan.layout.device):  # f may turn gradients on
-                job.result = plan.engine.forward(plan, y0.detach())
+                job.result = plan.engine.forward(plan, y0.detach().reshape(-1))
             if job.result.failure is not None:
                 raise job.result.failure
-            ys = job.result.ys
+            ys = job.result.ys.view(len(job.result.ys), *y0.shape)
     except SolveError as err:
         if job.result is None:
             raise

@@ -131,13 +131,15 @@ class Result:
 class Grads:
     """Cotangents of the inputs: y0 `[n]`, ts `[m]` or None, one per parameter.
 
-    `together`: what the parameters' are views of, where they are of one vector.
+    `together`: what the parameters' are views of, where they are of one vector. `finite`: the
+    engine has seen that y0's and the parameters' are.
     """
 
     y0: Tensor
     ts: Tensor | None
     params: list[Tensor]
     together: Tensor | None = None
+    finite: bool = False
 
 
 class Engine(abc.ABC):
@@ -187,6 +189,10 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def backward(self, plan: Plan, tape: Any, grad_ys: Tensor) -> Grads:
         """Pull `grad_ys` `[m, n]` back; fills `plan.stats.backward`."""
+
+    def checks(self, plan: Plan, tape: Any) -> bool:
+        """Whether `backward` itself calls `check_cotangent` for one that is not finite."""
+        return False
 
     def explain(self, plan: Plan, tape: Any, grad_ys: Tensor) -> None:  # noqa: B027
         """`backward` gave NaN or Inf: raise an error that says where it came from, if it can be."""

@@ -42,42 +42,40 @@ class Known:
         """Whether f, the times and what is around them are what they were."""
         alike = _around(plan) == self.around
         alike &= self.grad or not torch.is_grad_enabled()
-        return alike and self.f.same and all(_unchanged(*time) for time in self.times)
+        for t, version, requires_grad in self.times:
+            alike &= t._version == version and t.requires_grad == requires_grad
+        return alike and self.f.same
 
 
 def _around(plan: Plan) -> tuple[torch.dtype | None, torch.dtype]:
     return autocast_dtype(plan.layout.device), torch.get_default_dtype()
 
 
-def _unchanged(t: Tensor, version: int, requires_grad: bool) -> bool:
-    return t._version == version and t.requires_grad == requires_grad
-
-
 def again(plan: Plan, y0: Any, throw: bool) -> Solution:
     """`Plan.solve`."""
     if plan.known is None:
         raise InputError("this plan is of one solve. Pass its arguments to pyode.plan for others.")
-    refuse_transforms("solve", *tree_leaves(y0))
-    flat = _checked(y0, plan.layout)
+    refuse_transforms("solve", *((y0,) if type(y0) is Tensor else tree_leaves(y0)))
+    state = _checked(y0, plan.layout)
     needs, kept = plan.needs, plan.kept
     if not torch.is_grad_enabled():
         needs, kept = frozenset(), kept.setdefault("values only", {})
-    elif flat.requires_grad != ("y0" in needs):
+    elif state.requires_grad != ("y0" in needs):
         return finished(*plan.known.anew(y0), throw)
     if not plan.known.holds(plan):
         return finished(*plan.known.anew(y0), throw)
     mine = object.__new__(type(plan))
     own = {"field": plan.field.again(), "stats": SolveStats(), "needs": needs, "kept": kept}
     mine.__dict__.update(plan.__dict__, known=None, **own)
-    return finished(mine, flat, throw)
+    return finished(mine, state, throw)
 
 
 def _checked(y0: Any, layout: Layout) -> Tensor:
-    """The state as a vector, if it is one like the plan's."""
+    """The state if it is one like the plan's: a real tensor as it is, else as a vector."""
     plain = layout.single and type(y0) is Tensor and y0.layout is torch.strided
     if plain and (y0.shape, y0.dtype, y0.device) == (layout.shapes[0], layout.dtype, layout.device):
         check_finite("y0", y0)
-        return flattened(layout, y0)
+        return flattened(layout, y0) if y0.is_complex() else _visible(y0)
     y0 = as_built(y0, tree_unflatten([0] * len(layout.shapes), layout.spec))
     if vars(got := layout_of(y0)) != vars(layout):
         raise InputError(
@@ -95,22 +93,25 @@ def _described(layout: Layout) -> str:
 
 def flattened(layout: Layout, y0: Any) -> Tensor:
     """The state as a vector `[n]` that autograd may see."""
-    flat = layout.flatten(y0)
-    seen = torch.is_inference_mode_enabled() or not flat.is_inference()
-    return flat if seen else flat.clone()
+    return _visible(layout.flatten(y0))
 
 
-def finished(plan: Plan, flat: Tensor, throw: bool) -> Solution:
-    """Run a plan; the solution, or with `throw` the error that ended it."""
+def _visible(x: Tensor) -> Tensor:
+    """A tensor that autograd may see."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
+
+
+def finished(plan: Plan, state: Tensor, throw: bool) -> Solution:
+    """Run a plan from a state, or a vector; with `throw`, what ended it is raised."""
     try:
-        ys, result = run(plan, flat, plan.times.tensor)
+        ys, result = run(plan, state, plan.times.tensor)
     except SolveError as err:
         partial = err.__dict__.pop("partial", None)
         if partial is None:
             raise
         ys = partial.ys
         if plan.needs:
-            ys = Ended.apply(ys, err.what, flat, plan.times.tensor, *plan.field.params)
+            ys = Ended.apply(ys, err.what, state, plan.times.tensor, *plan.field.params)
         err.solution = _solution(plan, ys, partial)
         if throw:
             raise
@@ -120,8 +121,10 @@ def finished(plan: Plan, flat: Tensor, throw: bool) -> Solution:
 
 def _solution(plan: Plan, ys: Tensor, result: Result) -> Solution:
     layout, times = plan.layout, plan.times
-    plain = layout.single and not layout.dtype.is_complex
-    tree = ys.view(len(ys), *layout.shapes[0]) if plain else layout.unflatten_rows(ys)
+    if not layout.single or layout.dtype.is_complex:
+        tree = layout.unflatten_rows(ys)
+    else:  # from a state as it is they are as they are
+        tree = ys if ys.shape[1:] == layout.shapes[0] else ys.view(len(ys), *layout.shapes[0])
     if result.outcome is Outcome.success:
         at = times.values[-1]
     else:

@@ -115,82 +115,116 @@ function tidy()
 end
 
 """
+A forward solve for a caller with addresses. Of a native field also the state it began at and what f was there, by
+which a backward solve sees whether it still is.
+"""
+struct Held{F, V}
+    fwd::F
+    start::V
+    began::Union{Nothing, V}
+end
+
+"""
     forward_at(field, name, keep, at, deadline)
 
-`forward` for a caller with addresses: `at` is that of sixteen numbers, in the order below. Fills
-`ys`, `last` and `told`; `room` numbers at `spare`, which must live as long as what is returned, may be
+`forward` for a caller with addresses: `at` is that of fifteen numbers, in the order below. Fills
+`ys` and `told`; `room` numbers at `spare`, which must live as long as what is returned, may be
 used for what is kept.
 
-Returns: the `Forward`; nothing if `first`, what the caller found f to be at the start, is not what a native
+Returns: a `Held`; nothing if `first`, what the caller found f to be at the start, is not what a native
 field has there.
 """
 function forward_at(field::Field{T}, name, keep, at, deadline) where {T}
-    u0, first, ts, m, settings, count, slots, marks, marked, ys, lead, last, told, prepare, spare, room =
-        numbers_at(at, Val(16))
+    u0, first, ts, m, settings, count, slots, marks, marked, ys, lead, told, prepare, spare, room =
+        numbers_at(at, Val(15))
     (; place) = field
     tidy()
     field.deadline = deadline
     counted!(field.native)  # of a solve that was stopped
     field.room = room == 0 ? T[] : wrap(Host(), T, spare, room)
     times = T.(read_vector(Float64, ts, m))
-    fwd = inside(place) do
+    held = inside(place) do
         start = read_vector(T, u0, field.n, place)
         known = first == 0 ? nothing : wrap(place, T, first, field.n)
-        fresh(field.native, prepare, start, field.sign * times[1], known) || return nothing
+        began = value(field.native, prepare, start, field.sign * times[1])
+        agree(known, began) || return nothing
         fwd = Base.inferencebarrier(forward)(
             field, start, times, algorithm(name), options_of(field, settings, count);
             keep = String(keep), slots, lead, marks = T.(read_vector(Float64, marks, marked)),
             first = known,
         )
         write_to(ys, fwd.states, place)
-        write_to(last, fwd.last, place)
-        return fwd
+        return Held(fwd, start, began)
     end
-    fwd === nothing || tell!(told, fwd.report, field)
-    return fwd
+    held === nothing || tell!(told, held.fwd.report, field)
+    return held
 end
 
-"How a forward solve that did not end well ended, and what was not finite, in words."
-words(fwd::Forward) = (fwd.report.code, fwd.field.trouble.what)
+"""
+How a forward solve that did not end well ended, and what was not finite, in words; its last finite state is written
+to an address.
+"""
+function words(held::Held, last)
+    (; fwd) = held
+    inside(() -> write_to(last, fwd.last, fwd.field.place), fwd.field.place)
+    return fwd.report.code, fwd.field.trouble.what
+end
+
+"Whether a native field is not what it was in the forward solve."
+function changed(held::Held, prepare)
+    (; fwd, start, began) = held
+    (; field) = fwd
+    began === nothing && return false
+    return differ(value(field.native, prepare, start, field.sign * fwd.ts[1]), began)
+end
 
 """
-    gradient_at(fwd, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline)
+    gradient_at(held, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline)
 
-`gradient` for a caller with addresses, of six numbers: those of `g`, the settings and their number, and what is
-filled: `λ`, `p` and `told`.
+`gradient` for a caller with addresses, of eight numbers: those of `g`, the settings and their number; of what is
+filled: `λ` (or 0), λ + ∂L/∂u(t0), `p` and `told`; and a native field's `prepare`.
 
-Returns: nothing, or `words` where it did not end well.
+Returns: nothing, or `words` where it did not end well: `Cotangent` where `g` is not finite, and `Changed` where a
+native field is not what it was, before any step.
 """
 function gradient_at(
-        fwd::Forward{T}, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline,
-    ) where {T}
+        held::Held, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline,
+    )
+    (; fwd) = held
+    g, settings, count, λ, y, p, told, prepare = numbers_at(at, Val(8))
     field, place = fwd.field, fwd.field.place
-    g, settings, count, λ, p, told = numbers_at(at, Val(6))
+    T = eltype(fwd.ts)
     field.deadline = deadline
     counted!(field.native)
-    found = inside(place) do
-        loss = read_matrix(T, g, field.n, length(fwd.ts), place)
+    loss = inside(() -> read_matrix(T, g, field.n, length(fwd.ts), place), place)
+    isfinite(sum(loss)) || all(isfinite, loss) || return "Cotangent", ""
+    changed(held, prepare) && return "Changed", ""
+    found, finite = inside(place) do
         found = Base.inferencebarrier(gradient)(
             fwd, String(adjoint), loss, algorithm(name), options_of(field, settings, count);
             resync, seminorm, quad_reltol, quad_abstol,
         )
-        write_to(λ, found.λ, place)
+        λ == 0 || write_to(λ, found.λ, place)
+        found.λ .+= view(loss, :, 1)
+        write_to(y, found.λ, place)
         write_to(p, found.p, place)
-        return found
+        return found, isfinite(sum(found.λ)) && isfinite(sum(found.p))
     end
-    tell!(told, found.report, field, found.estimate, field.peak, found.drift)
+    tell!(told, found.report, field, found.estimate, field.peak, finite, found.drift)
     return ok(found.report) ? nothing : (found.report.code, field.trouble.what)
 end
 
 "What there is to say of one direction, as numbers at an address."
-function tell!(at, r::Report, field, estimate = 0.0, peak = 0, drift = ())
+function tell!(at, r::Report, field, estimate = 0.0, peak = 0, finite = true, drift = ())
     trouble, counts = field.trouble, counted!(field.native)
-    numbers = (
-        ok(r), r.t, r.dt, r.top, r.accepted, r.rejected, r.bytes, r.forced, r.worst,
-        trouble.t, trouble.index, trouble.count, counts..., estimate, peak, length(drift),
+    numbers = map(
+        Float64, (
+            ok(r), r.t, r.dt, r.top, r.accepted, r.rejected, r.bytes, r.forced, r.worst,
+            trouble.t, trouble.index, trouble.count, counts..., estimate, peak, finite, length(drift),
+        ),
     )
     for (i, x) in enumerate(numbers)
-        unsafe_store!(Ptr{Float64}(at), Float64(x), i)
+        unsafe_store!(Ptr{Float64}(at), x, i)
     end
     for (i, x) in enumerate(drift)
         unsafe_store!(Ptr{Float64}(at), Float64(x), length(numbers) + i)
@@ -207,10 +241,11 @@ compile_at(type, numbers, count, constants, many, names) = Int(
 )
 
 "y(t), written to an address."
-function interpolate_at(fwd::Forward{T}, t, at, deadline) where {T}
+function interpolate_at(held::Held, t, at, deadline)
+    (; fwd) = held
     (; place) = fwd.field
     fwd.field.deadline = deadline
-    inside(() -> write_to(at, interpolate(fwd, T(t)), place), place)
+    inside(() -> write_to(at, interpolate(fwd, eltype(fwd.ts)(t)), place), place)
     return nothing
 end
 

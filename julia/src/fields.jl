@@ -40,7 +40,7 @@ solvers are compiled once: a call costs one dynamic dispatch.
 `time()` after which any evaluation throws `OutOfTime`. `peak`: bytes held by the backward solve.
 `native`: compiled functions that stand for all of the above. `tape`: what sees each evaluation; `room`:
 memory of the caller's for what it keeps.
-`place`: where the arrays are.
+`place`: where the arrays are. `explicit`: what SciML integrates by explicit methods, once it is made.
 """
 Base.@kwdef mutable struct Field{T, V, P}
     f!::Any
@@ -61,6 +61,7 @@ Base.@kwdef mutable struct Field{T, V, P}
     const place::P
     const memo::Memo{T, V}
     trouble::Trouble{T} = Trouble{T}()
+    explicit::Any = nothing
 end
 
 function Field{T}(; n, np, place = Host(), others...) where {T}
@@ -224,10 +225,16 @@ end
 # d/ds of -f(-s, u) is ∂f/∂t
 (d::Tgrad)(dT, u, p, t) = (call_tgrad!(d.field, dT, u, d.field.sign * t); nothing)
 
-"What SciML integrates: vjps for its adjoints, Jacobians for implicit methods."
+"""
+What SciML integrates: vjps for its adjoints, Jacobians for implicit methods. That of explicit ones is made once: SciML
+looks up a function's methods whenever it takes one.
+"""
 function odefunction(field::Field{T}, alg) where {T}
     vjp, vjp_p = Vjp(field), VjpP(field)
-    implicit(alg) || return odefunction(T, Rhs(field); vjp, vjp_p)
+    if !implicit(alg)
+        field.explicit === nothing && (field.explicit = odefunction(T, Rhs(field); vjp, vjp_p))
+        return field.explicit
+    end
     f! = retimed(Rhs(field), alg)
     return odefunction(T, f!; vjp, vjp_p, jac = Jac(field), tgrad = Tgrad(field))
 end

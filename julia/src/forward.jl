@@ -96,12 +96,11 @@ function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
     integ = unhurried(() -> begin_solve(prob, alg, settings; own, outputs = ts), field)
     ended = run!(integ, field.sign)
     states = outputs(field, ts)
-    for (t, u) in zip(integ.sol.t, integ.sol.u)
-        i = searchsortedfirst(ts, t)
-        i <= length(ts) && ts[i] == t && copyto!(view(states, :, i), u)
-    end
+    collect!(states, ts, integ.sol.t, integ.sol.u)
     tape = store isa Tape ? store : nothing
-    if store === nothing || tape !== nothing
+    if tape !== nothing && !isempty(tape.ends)  # which says all
+        times, kept, steps = T[], typeof(prob.u0)[], T[]
+    elseif store === nothing || tape !== nothing
         times, kept, steps = ts, [states[:, i] for i in eachindex(ts)], T[]
     else
         finish!(store, integ)
@@ -112,6 +111,15 @@ function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
     size = tape === nothing ? sizeof(T) * (field.n * length(kept) + length(steps)) : bytes(tape)
     ended = with_bytes(ended, size)
     return Forward(field, ts, states, traj, false, last_state(integ), ended, tape, intended(integ))
+end
+
+"The states at the output times among those that a solution has."
+function collect!(states, ts, times, found)
+    for (t, u) in zip(times, found)
+        i = searchsortedfirst(ts, t)
+        i <= length(ts) && ts[i] == t && copyto!(view(states, :, i), u)
+    end
+    return nothing
 end
 
 "No output has been reached yet."

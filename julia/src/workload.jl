@@ -31,14 +31,13 @@ function rehearse(T, solver, adjoint, keep)
     GC.@preserve times settings u0 λ p last ys g told begin
         of = [1, 1, 1, f, vjp, vjp_p, fused, 0, 0, 0]
         there = [
-            at(u0), 0, at(times), 3, at(settings), length(settings), 0, 0, 0, at(ys), 0, at(last), at(told),
-            prepare, 0, 0,
+            at(u0), 0, at(times), 3, at(settings), length(settings), 0, 0, 0, at(ys), 0, at(told), prepare, 0, 0,
         ]
-        back = [at(g), at(settings), length(settings), at(λ), at(p), at(told)]
+        back = [at(g), at(settings), length(settings), at(λ), at(last), at(p), at(told), prepare]
         GC.@preserve of there back begin
             field = native_of(lowercase(string(T)), at(of), adjoint != "gauss")
-            fwd = forward_at(field, solver, keep, at(there), Inf)
-            gradient_at(fwd, adjoint, solver, at(back), true, false, 1.0e-3, 1.0e-3, Inf)
+            held = forward_at(field, solver, keep, at(there), Inf)
+            gradient_at(held, adjoint, solver, at(back), true, false, 1.0e-3, 1.0e-3, Inf)
         end
     end
     return λ[1], p[1]

@@ -40,26 +40,28 @@ function by_address(
         place, lowercase(string(T)), 2, 4, 1.0, f, @c(c_vjp), @c(c_vjp_p), fused, 0, 0, 0,
     )
     u0, ts, marks, last, λ, p = T[1, 1], [0.0, 0.4, 1.0], Float64[], zeros(T, 2), zeros(T, 2), zeros(T, 4)
-    ys, g, middle, told = zeros(T, 2, 3), zeros(T, 2, 3), zeros(T, 2), zeros(19 + 3)
+    ys, g, middle, told = zeros(T, 2, 3), zeros(T, 2, 3), zeros(T, 2), zeros(20 + 3)
+    start = zeros(T, 2)
     control = [0.0, 1.0, 0.0, 0.9, 0.2, 10.0]
     back = [tol, tol / 100, dt == 0, dt, 0.0, 1.0, 100_000, control...]
     there = each ? [NaN, NaN, back[3:end]..., tol, tol, tol / 100, tol / 100] : back
     at(x) = Int(pointer(x))
-    GC.@preserve u0 ts marks last λ p ys g middle told there back begin
+    GC.@preserve u0 ts marks last λ start p ys g middle told there back begin
         numbers = [
-            at(u0), 0, at(ts), 3, at(there), length(there), slots, at(marks), 0, at(ys), 0, at(last), at(told),
-            0, 0, 0,
+            at(u0), 0, at(ts), 3, at(there), length(there), slots, at(marks), 0, at(ys), 0, at(told), 0, 0, 0,
         ]
-        fwd = GC.@preserve numbers PyODE.forward_at(field, name, keep, at(numbers), Inf)
+        held = GC.@preserve numbers PyODE.forward_at(field, name, keep, at(numbers), Inf)
         @test told[1] == 1
+        @test PyODE.words(held, at(last)) == ("Success", "")
         g[:, 3] = ys[:, 3] .- 1
-        numbers = [at(g), at(back), length(back), at(λ), at(p), at(told)]
+        numbers = [at(g), at(back), length(back), at(λ), at(start), at(p), at(told), 0]
         ended = GC.@preserve numbers PyODE.gradient_at(
-            fwd, adjoint, name, at(numbers), true, false, tol, tol / 100, Inf,
+            held, adjoint, name, at(numbers), true, false, tol, tol / 100, Inf,
         )
         @test ended === nothing
-        PyODE.interpolate_at(fwd, 0.4, at(middle), Inf)
-        return (; fwd, ys, last, λ, p, middle)
+        @test start == λ + g[:, 1] && told[19] == 1
+        PyODE.interpolate_at(held, 0.4, at(middle), Inf)
+        return (; held.fwd, ys, last, λ, p, middle)
     end
 end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from .. import _adjoints as adj
 from .._engine import Plan
 from .._solvers import PID, AdaptiveSolver, Solver
 from .._tolerances import tightest
-from .began import Called, Compiled
+from .began import Called
 from .callbacks import Callbacks
 from .places import place_of
 from .remote import Remote
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 NONE = numbers(())
 FUSED = (adj.Discrete, adj.Interpolating, adj.Backsolve)  # one call gives f and both vjps
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Where parameters' gradients lie in a vector of them all: sizes, and shapes but of vectors."""
+
+    sizes: list[int]
+    shapes: list[torch.Size | None]
 
 
 class Terms:
@@ -47,6 +56,11 @@ class Terms:
         self.place = place_of(plan.layout.device)
         fused = isinstance(plan.adjoint, FUSED)
         name = str(self.dtype).removeprefix("torch.")
+        params = plan.field.params
+        self.parts: Parts | None = None  # where all have the state's real dtype
+        if all(x.dtype == self.dtype for x in params):
+            shapes = [None if x.ndim == 1 else x.shape for x in params]
+            self.parts = Parts([x.numel() for x in params], shapes)
         self.setup = Setup(name, size, p, self.sign, numbers(times), fused)
         self.wanted = _functions(plan, fused)
         self.forward = self._settings(plan, plan.solver, times)
@@ -147,22 +161,35 @@ class Bridge:
             self.callbacks.began = start, state.clone(), first.clone()
         left = _seconds(plan.clock)
         found = self.session.forward(state, first, known.forward, left, known.keep, lead)
-        if self.native is not None and found is not None:
-            self.began = Compiled(self.native, start, state)
-        elif self.callbacks.began is not None:
+        if self.native is None and self.callbacks.began is not None:
             self.began = Called(*self.callbacks.began)
         return found
 
     @property
     def changed(self) -> bool:
         """Whether f is not what it was in the forward solve; a native field is read anew."""
+        if self.native is not None:
+            return self._elsewhere() or self.session.changed()
         return self.began is not None and self.began.changed(self.callbacks)
 
-    def gradient(self, plan: Plan, g: Tensor) -> Pulled:
-        """Pull `g` `[m, n]` back."""
+    def gradient(self, plan: Plan, g: Tensor) -> Pulled | None:
+        """Pull `g` `[m, n]` back; None: f is not what it was in the forward solve."""
         self.callbacks.plain, self.callbacks.clock = 0, plan.clock
+        if self._elsewhere() if self.native is not None else not plan.field.random and self.changed:
+            return None
         settings, pull = self.terms.backward(plan)
-        return self.session.gradient(g.detach().contiguous(), settings, _seconds(plan.clock), pull)
+        found = self.session.gradient(
+            g.detach().contiguous(), settings, _seconds(plan.clock), pull, "ts" in plan.needs
+        )
+        return None if found.report.code == "Changed" else found
+
+    def _elsewhere(self) -> bool:
+        """Whether what a native field reads no longer lies as it reads it.
+
+        Its evaluation at the start, by which the session sees the rest, is counted.
+        """
+        self.callbacks.field.stats.nfe += 1
+        return not self.session.lies()
 
     def interpolate(self, t: float) -> Tensor:
         return self.session.interpolate(t * self.terms.sign)

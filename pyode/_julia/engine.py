@@ -9,24 +9,24 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch._utils import _unflatten_dense_tensors
 
 from .. import _adjoints as adj
 from .. import _solvers as s
+from .._autograd import check_cotangent
 from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
 from .._errors import DriftWarning, InputError, Options, ToleranceWarning
-from .._field import Field
 from .._stats import Stats
 from .._torch import diagnose, sensitivities
 from .._torch.adjoint_rhs import cotangent_scale, time_grads, zero_grads
 from .._warned import warn
 from . import runtime
-from .bridge import Bridge
+from .bridge import Bridge, Parts
 from .checks import DEVICES, check
 from .failures import Report, backward_failure, forward_failure
 from .native.field import Native, chosen_anew
 from .native.field import choose as choose_native
+from .native.ir import surely
 from .session import Counts, Pulled
 from .storage import decide
 from .translate import ADJOINTS, SOLVERS, backward_solver
@@ -92,6 +92,10 @@ class Julia(Options, Engine):
                 return _backward(plan.with_clock(clock), tape, grad_ys)
         finally:
             stats.seconds = time.perf_counter() - started
+
+    def checks(self, plan: Plan, tape: Tape) -> bool:
+        there = tape.bridge is not None and not self.process
+        return there and not isinstance(plan.adjoint, adj.Forward)
 
     def describe(self, plan: Plan) -> str:
         kept = decide(plan).text
@@ -172,7 +176,8 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
         tape.sensitivities = rows[:, n:].reshape(len(rows), n, -1)
     failure = None
     if not report.ok:
-        failure = forward_failure(plan, rhs, report, solved.trouble, solved.last)
+        last = surely(Tensor, solved.last)
+        failure = forward_failure(plan, rhs, report, solved.trouble, last)
     return Result(ys, tape, _Dense(bridge, n, plan.field.random), failure)
 
 
@@ -196,23 +201,28 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     scale = 1.0 if isinstance(adjoint, adj.Discrete) else cotangent_scale(grad_ys)
     if scale == 0.0 or tape.bridge is None:
         return zero_grads(plan, tape.ys)
-    if not field.random and tape.bridge.changed:
+    found = tape.bridge.gradient(plan, grad_ys if scale == 1.0 else grad_ys / scale)
+    if found is None:
         raise diagnose.another(plan)
-    g = grad_ys if scale == 1.0 else grad_ys / scale
-    found = tape.bridge.gradient(plan, g)
+    if found.report.code == "Cotangent":
+        check_cotangent(plan, grad_ys)
     _account(plan, tape.bridge, found)
-    lam0, params = found.lam, found.params
+    finite = found.finite
     if scale != 1.0:
-        lam0, params = lam0.mul_(scale), params.mul_(scale)
-    grads = _split(field, params) if field.params else []
-    return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), grads, params)
+        finite = False  # which is to be seen
+        for x in (found.y0, found.params, *(() if found.lam is None else (found.lam,))):
+            x.mul_(scale)
+    grads = _split(plan, tape.bridge.terms.parts, found.params) if field.params else []
+    g_ts = None if found.lam is None else time_grads(plan, tape.ys, grad_ys, found.lam)
+    return Grads(found.y0, g_ts, grads, found.params, finite)
 
 
-def _split(field: Field, vector: Tensor) -> list[Tensor]:
-    """`Field.split_params`, in one call where it can be."""
-    if all(p.dtype == vector.dtype and p.numel() for p in field.params):
-        return list(_unflatten_dense_tensors(vector, field.params))
-    return field.split_params(vector)
+def _split(plan: Plan, parts: Parts | None, vector: Tensor) -> list[Tensor]:
+    """`Field.split_params`, by sizes and shapes that are known where it is simple."""
+    if parts is None:
+        return plan.field.split_params(vector)
+    pieces = zip(vector.split_with_sizes(parts.sizes), parts.shapes, strict=True)
+    return [x if shape is None else x.view(shape) for x, shape in pieces]
 
 
 def _count(stats: Stats, report: Report, counts: Counts) -> None:

@@ -149,8 +149,10 @@ class Remote(Session):
     ) -> Solved:  # fmt: skip
         return self._ask("forward", self.id, z, first, settings, seconds, keep, lead)
 
-    def gradient(self, g: Tensor, settings: Settings, seconds: float, pull: Pull) -> Pulled:
-        return self._ask("gradient", self.id, g, settings, seconds, pull)
+    def gradient(
+        self, g: Tensor, settings: Settings, seconds: float, pull: Pull, apart: bool
+    ) -> Pulled:
+        return self._ask("gradient", self.id, g, settings, seconds, pull, apart)
 
     def interpolate(self, t: float) -> Tensor:
         return self._ask("interpolate", self.id, t)

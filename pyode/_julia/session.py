@@ -91,11 +91,14 @@ class Pull:
     quad_atol: float
 
 
+DRIFTS = "backsolve"  # what `Pull.kind` is where drifts are measured
 TAPED = ("stages", "steps")  # what `Keep.keep` is where steps are taped for `Discrete`
 ROOM = 2**28  # bytes that are set aside for it at most; what is beyond is Julia's to find
 _taped: dict[tuple[str, int, str], int] = {}  # numbers that a solve of this kind kept last
-SIX, SIXTEEN = ctypes.c_int64 * 6, ctypes.c_int64 * 16
-TOLD = 19  # numbers of a direction, as `PyODE.tell!` writes them, before drifts
+EIGHT, FIFTEEN = ctypes.c_int64 * 8, ctypes.c_int64 * 15
+TOLD = 20  # numbers of a direction, as `PyODE.tell!` writes them, before drifts
+# made once: ctypes would make a class for each array, as Python makes classes, and collect it
+NUMBERS = ctypes.c_double * TOLD
 
 
 @dataclasses.dataclass(slots=True)
@@ -110,20 +113,24 @@ class Counts:
 
 @dataclasses.dataclass(slots=True)
 class Solved:
-    """A forward solve: its outputs `[m, n]`, how it ended, and its last finite state."""
+    """A forward solve: its outputs `[m, n]`, how it ended, and if not well its last state."""
 
     rows: Tensor
     report: Report
     trouble: Trouble
-    last: Tensor
+    last: Tensor | None
     counts: Counts
 
 
 @dataclasses.dataclass(slots=True)
 class Pulled:
-    """A backward solve: λ(t0) `[n]`, ∂L/∂θ `[p]`, how it ended, and what it measured."""
+    """A backward solve: λ(t0) `[n]` (or None) without and with ∂L/∂y(t0), ∂L/∂θ `[p]`, how it went.
 
-    lam: Tensor
+    `finite`: the sums of the gradients are.
+    """
+
+    lam: Tensor | None
+    y0: Tensor
     params: Tensor
     report: Report
     trouble: Trouble
@@ -131,6 +138,7 @@ class Pulled:
     estimate: float
     peak_bytes: int
     counts: Counts
+    finite: bool
 
 
 class Session(abc.ABC):
@@ -148,8 +156,21 @@ class Session(abc.ABC):
         """
 
     @abc.abstractmethod
-    def gradient(self, g: Tensor, settings: Settings, seconds: float, pull: Pull) -> Pulled:
-        """Pull `g` `[m, n]` back, for `seconds` at most."""
+    def gradient(
+        self, g: Tensor, settings: Settings, seconds: float, pull: Pull, apart: bool
+    ) -> Pulled:
+        """Pull `g` `[m, n]` back, for `seconds` at most; `apart`: λ(t0) is asked for, too.
+
+        A `g` that is not finite and a native field that has changed are the report's to say.
+        """
+
+    def lies(self) -> bool:
+        """Whether what a native field reads still lies in memory as it reads it."""
+        return True
+
+    def changed(self) -> bool:
+        """Whether a native field is not what it was in the forward solve. Cost: one evaluation."""
+        return False
 
     @abc.abstractmethod
     def interpolate(self, t: float) -> Tensor:
@@ -187,6 +208,7 @@ class Local(Session):
         else:
             self.field = native.field(setup.n, setup.p, int(setup.sign), setup.fused, wanted)
         self.solved: Any = None
+        self.tensors: list[Tensor] | None = None  # that a native solve reads
         self.room: Tensor | None = None  # of what Julia keeps: it lives as long as `solved`
 
     def forward(
@@ -194,17 +216,15 @@ class Local(Session):
         lead: int,
     ) -> Solved | None:  # fmt: skip
         setup, place, packed = self.setup, self.place, settings.packed
-        rows = place.empty(len(setup.times), setup.n, dtype=z.dtype)
-        last, told = place.empty(setup.n, dtype=z.dtype), (ctypes.c_double * TOLD)()
+        rows, told = place.empty(len(setup.times), setup.n, dtype=z.dtype), NUMBERS()
         kind = (setup.type, setup.n, keep.keep)
         room = min(_taped.get(kind, 0) * 5 // 4, ROOM // z.itemsize)
         self.room = torch.empty(room, dtype=z.dtype)
-        prepare = 0 if self.native is None else self.native.renewed(self.native.tensors())
-        where = SIXTEEN(
+        where = FIFTEEN(
             z.data_ptr(), 0 if first is None else first.data_ptr(), setup.times.data_ptr(),
             len(setup.times), packed.data_ptr(), len(packed), keep.slots, keep.marks.data_ptr(),
-            len(keep.marks), rows.data_ptr(), lead, last.data_ptr(), ctypes.addressof(told),
-            prepare, self.room.data_ptr(), room,
+            len(keep.marks), rows.data_ptr(), lead, ctypes.addressof(told), self._read(),
+            self.room.data_ptr(), room,
         )  # fmt: skip
         self.solved = self._call(
             self.jl.forward_at, self.field, settings.solver, keep.keep, ctypes.addressof(where),
@@ -212,28 +232,52 @@ class Local(Session):
         )  # fmt: skip
         if self.solved is None:
             return None
-        ended = told[0] == 1 or self._call(self.jl.words, self.solved)
+        ended, last = None, None
+        if told[0] != 1:
+            last = place.empty(setup.n, dtype=z.dtype)
+            ended = self._call(self.jl.words, self.solved, last.data_ptr())
         report, trouble, counts, _ = _said(told, ended)
         if keep.keep in TAPED:
             _taped[kind] = report.bytes // z.itemsize
         return Solved(rows, report, trouble, last, counts)
 
-    def gradient(self, g: Tensor, settings: Settings, seconds: float, pull: Pull) -> Pulled:
+    def gradient(
+        self, g: Tensor, settings: Settings, seconds: float, pull: Pull, apart: bool
+    ) -> Pulled:
         setup, place, packed = self.setup, self.place, settings.packed
-        lam = place.empty(setup.n, dtype=g.dtype)
+        y0 = place.empty(setup.n, dtype=g.dtype)
+        lam = torch.empty_like(y0) if apart else None
         params = place.empty(setup.p, dtype=g.dtype)
-        told = (ctypes.c_double * (TOLD + len(setup.times)))()
-        where = SIX(
-            g.data_ptr(), packed.data_ptr(), len(packed), lam.data_ptr(), params.data_ptr(),
-            ctypes.addressof(told),
+        drifts = pull.kind == DRIFTS
+        told = (ctypes.c_double * (TOLD + len(setup.times)))() if drifts else NUMBERS()
+        where = EIGHT(
+            g.data_ptr(), packed.data_ptr(), len(packed), 0 if lam is None else lam.data_ptr(),
+            y0.data_ptr(), params.data_ptr(), ctypes.addressof(told), self._read(),
         )  # fmt: skip
         ended = self._call(
             self.jl.gradient_at, self.solved, pull.kind, settings.solver, ctypes.addressof(where),
             pull.resync, pull.seminorm, pull.quad_rtol, pull.quad_atol, time.time() + seconds,
         )  # fmt: skip
-        report, trouble, counts, (estimate, peak, jumps) = _said(told, ended)
+        report, trouble, counts, (estimate, peak, finite, jumps) = _said(told, ended)
         drift = told[TOLD : TOLD + int(jumps)]
-        return Pulled(lam, params, report, trouble, drift, estimate, int(peak), counts)
+        return Pulled(
+            lam, y0, params, report, trouble, drift, estimate, int(peak), counts, finite == 1
+        )
+
+    def lies(self) -> bool:
+        return self.native is None or self.native.lie(self.tensors or ())
+
+    def changed(self) -> bool:
+        return bool(self._call(self.jl.changed, self.solved, self._read()))
+
+    def _read(self) -> int:
+        """`Native.renewed` by what this solve reads: all that use the field share its memory."""
+        native = self.native
+        if native is None:
+            return 0
+        if self.tensors is None:
+            self.tensors = native.tensors()
+        return native.renewed(self.tensors)
 
     def interpolate(self, t: float) -> Tensor:
         row = self.place.empty(self.setup.n, dtype=getattr(torch, self.setup.type))
@@ -263,9 +307,9 @@ class Local(Session):
             self.calls.error = lost.exc_value
 
 
-def _said(told: Any, ended: Any) -> tuple[Report, Trouble, Counts, tuple[float, float, float]]:
+def _said(told: Any, ended: Any) -> tuple[Report, Trouble, Counts, tuple[float, ...]]:
     """What Julia said of one direction; `ended`: in words, where it did not end well."""
-    code, what = ("Success", "") if told[0] == 1 else ended
+    code, what = ended or ("Success", "")
     _, t, dt, top, accepted, rejected, size, forced, worst, *rest = told[:TOLD]
     when, index, count, nfe, nvjp, njac, plain, *others = rest
     report = Report(code, t, dt, top, int(accepted), int(rejected), int(size), int(forced), worst)

@@ -73,21 +73,39 @@ NativeField{T}(f, vjp, vjp_p, fused, vjp_t, table, fuses, poll, n, np) where {T}
 )
 
 """
-What depends on no state is computed anew (by `prepare`, another function of the table's); whether f(u, t) is
-`known` to half the digits, which is nobody's to say where that is not finite.
+f(u, t) of a native field; what depends on no state is computed anew first, by `prepare`, another function of the
+table's. Nothing for a field that is called back.
 """
-function fresh(native::NativeField{T}, prepare, u, t, known) where {T}
+function value(native::NativeField{T}, prepare, u, t) where {T}
     run!(native, Ptr{Cvoid}(prepare), t, Ptr{T}(0), Ptr{T}(0))
-    known === nothing && return true
-    mine = native.row
+    mine = similar(u)
     GC.@preserve u mine run!(native, native.f, t, pointer(mine), pointer(u))
+    return mine
+end
+value(::Nothing, prepare, u, t) = nothing
+
+"Whether f is what it is `known` to be, to half the digits, which is nobody's to say where that is not finite."
+function agree(known, mine::Vector{T}) where {T}
     size, off = zero(T), zero(T)
     for i in eachindex(known, mine)
         size, off = max(size, abs(known[i])), max(off, abs(mine[i] - known[i]))
     end
     return off <= sqrt(eps(T)) * size + 100 * eps(T) || !(size < T(Inf))
 end
-fresh(::Nothing, prepare, u, t, known) = true
+agree(::Nothing, ::Vector) = true
+agree(known, ::Nothing) = true
+
+const SAME = 1.0e4  # roundings by which two evaluations of one f may differ, as in pyode/_torch/trajectory.py
+
+"Whether two evaluations at one point cannot be of one f; false for NaN."
+function differ(now::Vector{T}, before::Vector{T}) where {T}
+    now == before && return false
+    size, off = zero(T), zero(T)
+    for i in eachindex(now, before)
+        size, off = max(size, abs(now[i]), abs(before[i])), max(off, abs(now[i] - before[i]))
+    end
+    return off > T(SAME) * eps(T) * size
+end
 
 "The counts, from here on anew."
 function counted!(native::NativeField)
