@@ -58,7 +58,7 @@ class Solve(torch.autograd.Function):
         refuse_transforms("the backward pass of solve", grad_ys)
         grad_ys = grad_ys.reshape(len(grad_ys), plan.layout.size)
         twice = torch.is_grad_enabled()
-        if twice or not plan.engine.checks(plan, ctx.tape):
+        if twice or not plan.engine.checks(plan):
             check_cotangent(plan, grad_ys)
         if twice:
             with uncast(plan.layout.device):
@@ -117,8 +117,7 @@ def _check_gradient(plan: Plan, tape: Any, grad_ys: Tensor, grads: Grads) -> Non
     field = plan.field
     times = [] if grads.ts is None else [grads.ts]
     ends = [grads.y0, *times]
-    few = [*ends, *(grads.params if grads.together is None else [grads.together])]
-    few = times if grads.finite else few
+    few = times if grads.finite else [*ends, *grads.params]
     if not few or math.isfinite(_size(few, grads.y0.device)):
         return
     found = [*ends, *grads.params]

@@ -58,9 +58,11 @@ class Plan:
 
         Cost: some 0.3 ms less than `solve` for small states and networks.
         """
-        from ._planned import again
-
-        return again(self, y0, throw)
+        if self.known is None:
+            raise InputError(
+                "this plan is of one solve. Pass its arguments to pyode.plan for others."
+            )
+        return self.known.again(self, y0, throw)
 
     def __getstate__(self) -> dict[str, Any]:
         if self.known is not None:
@@ -131,14 +133,12 @@ class Result:
 class Grads:
     """Cotangents of the inputs: y0 `[n]`, ts `[m]` or None, one per parameter.
 
-    `together`: what the parameters' are views of, where they are of one vector. `finite`: the
-    engine has seen that y0's and the parameters' are.
+    `finite`: the engine has seen that y0's and the parameters' are.
     """
 
     y0: Tensor
     ts: Tensor | None
     params: list[Tensor]
-    together: Tensor | None = None
     finite: bool = False
 
 
@@ -190,8 +190,8 @@ class Engine(abc.ABC):
     def backward(self, plan: Plan, tape: Any, grad_ys: Tensor) -> Grads:
         """Pull `grad_ys` `[m, n]` back; fills `plan.stats.backward`."""
 
-    def checks(self, plan: Plan, tape: Any) -> bool:
-        """Whether `backward` itself calls `check_cotangent` for one that is not finite."""
+    def checks(self, plan: Plan) -> bool:
+        """Whether `forward` itself refuses a y0 that is not finite, and `backward` a cotangent."""
         return False
 
     def explain(self, plan: Plan, tape: Any, grad_ys: Tensor) -> None:  # noqa: B027

@@ -46,35 +46,34 @@ class Known:
             alike &= t._version == version and t.requires_grad == requires_grad
         return alike and self.f.same
 
+    def again(self, plan: Plan, y0: Any, throw: bool) -> Solution:
+        """`Plan.solve`."""
+        refuse_transforms("solve", *((y0,) if type(y0) is Tensor else tree_leaves(y0)))
+        state = _checked(y0, plan)
+        needs, kept = plan.needs, plan.kept
+        if not torch.is_grad_enabled():
+            needs, kept = frozenset(), kept.setdefault("values only", {})
+        elif state.requires_grad != ("y0" in needs):
+            return finished(*self.anew(y0), throw)
+        if not self.holds(plan):
+            return finished(*self.anew(y0), throw)
+        mine = object.__new__(type(plan))
+        own = {"field": plan.field.again(), "stats": SolveStats(), "needs": needs, "kept": kept}
+        mine.__dict__.update(plan.__dict__, known=None, **own)
+        return finished(mine, state, throw)
+
 
 def _around(plan: Plan) -> tuple[torch.dtype | None, torch.dtype]:
     return autocast_dtype(plan.layout.device), torch.get_default_dtype()
 
 
-def again(plan: Plan, y0: Any, throw: bool) -> Solution:
-    """`Plan.solve`."""
-    if plan.known is None:
-        raise InputError("this plan is of one solve. Pass its arguments to pyode.plan for others.")
-    refuse_transforms("solve", *((y0,) if type(y0) is Tensor else tree_leaves(y0)))
-    state = _checked(y0, plan.layout)
-    needs, kept = plan.needs, plan.kept
-    if not torch.is_grad_enabled():
-        needs, kept = frozenset(), kept.setdefault("values only", {})
-    elif state.requires_grad != ("y0" in needs):
-        return finished(*plan.known.anew(y0), throw)
-    if not plan.known.holds(plan):
-        return finished(*plan.known.anew(y0), throw)
-    mine = object.__new__(type(plan))
-    own = {"field": plan.field.again(), "stats": SolveStats(), "needs": needs, "kept": kept}
-    mine.__dict__.update(plan.__dict__, known=None, **own)
-    return finished(mine, state, throw)
-
-
-def _checked(y0: Any, layout: Layout) -> Tensor:
+def _checked(y0: Any, plan: Plan) -> Tensor:
     """The state if it is one like the plan's: a real tensor as it is, else as a vector."""
+    layout = plan.layout
     plain = layout.single and type(y0) is Tensor and y0.layout is torch.strided
     if plain and (y0.shape, y0.dtype, y0.device) == (layout.shapes[0], layout.dtype, layout.device):
-        check_finite("y0", y0)
+        if not plan.engine.checks(plan):
+            check_finite("y0", y0)
         return flattened(layout, y0) if y0.is_complex() else _visible(y0)
     y0 = as_built(y0, tree_unflatten([0] * len(layout.shapes), layout.spec))
     if vars(got := layout_of(y0)) != vars(layout):

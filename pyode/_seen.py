@@ -48,7 +48,8 @@ class Seen:
         self.full: list[tuple[Any, Callable[[], Any], tuple[Any, ...]]] = []  # with their parts
         self.globals: list[tuple[dict[str, Any], str, Any]] = []
         self.cells: list[tuple[Any, Any]] = []
-        self.tensors: list[tuple[Tensor, tuple[Any, ...]]] = []
+        # whether it requires grad, its address, and itself as it lay there
+        self.tensors: list[tuple[Tensor, bool, int, Tensor]] = []
         self.counters: list[tuple[Tensor, int]] = []  # version
         self._known: set[int] = set()
         for x in (f, *(x for x in apart if x is not f)):
@@ -66,8 +67,10 @@ class Seen:
         if self.opaque or any(self.empty):
             return False
         try:  # loops: generators take a fifth longer
-            for x, then in self.tensors:
-                if _where(x) != then:
+            for x, requires_grad, address, then in self.tensors:
+                if x.requires_grad is not requires_grad or x.data_ptr() != address:
+                    return False
+                if x.dtype is not then.dtype or not x.is_set_to(then):
                     return False
             for cell, value in self.cells:
                 if cell.cell_contents is not value:
@@ -173,7 +176,7 @@ class Seen:
         if not plain or (counted and x.is_inference()):
             self.opaque = True  # it has no address, or no version
             return
-        self.tensors.append((x, _where(x)))
+        self.tensors.append((x, x.requires_grad, x.data_ptr(), x.detach()))
         if counted:
             self.counters.append((x, x._version))
 
@@ -214,11 +217,6 @@ class Seen:
 def _library(x: Any) -> bool:
     """Whether a class or function is of a library that nobody changes while f is used."""
     return (x.__module__ or "").partition(".")[0] in LIBRARIES
-
-
-def _where(x: Tensor) -> tuple[Any, ...]:
-    """Where a tensor's numbers are and how they lie there, and whether it requires grad."""
-    return x.requires_grad, x.data_ptr(), x.shape, x.stride(), x.dtype
 
 
 def _plain(kind: type) -> bool:

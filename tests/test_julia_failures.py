@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pyode
-from pyode._julia import runtime, session
+from pyode._julia import failures, runtime
 
 pytestmark = pytest.mark.julia
 F64 = torch.float64
@@ -277,6 +277,6 @@ def test_an_unknown_option_of_the_engine():
 def test_exceptions_of_the_package_in_words(thrown, kind, words):
     with pytest.raises(runtime.julia_error()) as caught:
         runtime._run().module.seval(f"throw(PyODE.{thrown})")
-    err = session.translated(caught.value)
+    err = failures.translated(caught.value)
     assert type(err) is kind
     assert words in str(err)

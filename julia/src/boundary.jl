@@ -44,6 +44,17 @@ read_matrix(T, at, n, m, place = Host()) = copy(wrap(place, T, at, n, m))
 write_to(at, x::AbstractArray{T}, place = Host()) where {T} =
     (copyto!(wrap(place, T, at, length(x)), x); nothing)
 
+"Write the parts of a vector, one after another, to `pieces` addresses; these and their lengths are at `at`."
+function scatter_to(at, pieces, x::AbstractVector{T}, place) where {T}
+    done = 0
+    for i in 1:pieces
+        part, count = unsafe_load(Ptr{Int}(at), 2i - 1), unsafe_load(Ptr{Int}(at), 2i)
+        copyto!(wrap(place, T, part, count), 1, x, done + 1, count)
+        done += count
+    end
+    return nothing
+end
+
 "The first whole numbers at an address."
 numbers_at(at, count::Val) = ntuple(i -> unsafe_load(Ptr{Int}(at), i), count)
 
@@ -132,19 +143,20 @@ end
 used for what is kept.
 
 Returns: a `Held`; nothing if `first`, what the caller found f to be at the start, is not what a native
-field has there.
+field has there; false if a state, without sensitivities, is not finite.
 """
 function forward_at(field::Field{T}, name, keep, at, deadline) where {T}
     u0, first, ts, m, settings, count, slots, marks, marked, ys, lead, told, prepare, spare, room =
         numbers_at(at, Val(15))
     (; place) = field
     tidy()
-    field.deadline = deadline
+    hurry!(field, deadline)
     counted!(field.native)  # of a solve that was stopped
     field.room = room == 0 ? T[] : wrap(Host(), T, spare, room)
     times = T.(read_vector(Float64, ts, m))
     held = inside(place) do
         start = read_vector(T, u0, field.n, place)
+        lead > 0 || finite(start) || return false
         known = first == 0 ? nothing : wrap(place, T, first, field.n)
         began = value(field.native, prepare, start, field.sign * times[1])
         agree(known, began) || return nothing
@@ -156,7 +168,7 @@ function forward_at(field::Field{T}, name, keep, at, deadline) where {T}
         write_to(ys, fwd.states, place)
         return Held(fwd, start, began)
     end
-    held === nothing || tell!(told, held.fwd.report, field)
+    held isa Held && tell!(told, held.fwd.report, field)
     return held
 end
 
@@ -181,8 +193,9 @@ end
 """
     gradient_at(held, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline)
 
-`gradient` for a caller with addresses, of eight numbers: those of `g`, the settings and their number; of what is
-filled: `λ` (or 0), λ + ∂L/∂u(t0), `p` and `told`; and a native field's `prepare`.
+`gradient` for a caller with addresses, of nine numbers: those of `g`, the settings and their number; of what is
+filled: `λ` (or 0), λ + ∂L/∂u(t0), `p` in `pieces` parts (each an address and how many numbers) and `told`; and a
+native field's `prepare`.
 
 Returns: nothing, or `words` where it did not end well: `Cotangent` where `g` is not finite, and `Changed` where a
 native field is not what it was, before any step.
@@ -191,15 +204,15 @@ function gradient_at(
         held::Held, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline,
     )
     (; fwd) = held
-    g, settings, count, λ, y, p, told, prepare = numbers_at(at, Val(8))
+    g, settings, count, λ, y, p, pieces, told, prepare = numbers_at(at, Val(9))
     field, place = fwd.field, fwd.field.place
     T = eltype(fwd.ts)
-    field.deadline = deadline
+    hurry!(field, deadline)
     counted!(field.native)
     loss = inside(() -> read_matrix(T, g, field.n, length(fwd.ts), place), place)
-    isfinite(sum(loss)) || all(isfinite, loss) || return "Cotangent", ""
+    finite(loss) || return "Cotangent", ""
     changed(held, prepare) && return "Changed", ""
-    found, finite = inside(place) do
+    found, sound = inside(place) do
         found = Base.inferencebarrier(gradient)(
             fwd, String(adjoint), loss, algorithm(name), options_of(field, settings, count);
             resync, seminorm, quad_reltol, quad_abstol,
@@ -207,10 +220,10 @@ function gradient_at(
         λ == 0 || write_to(λ, found.λ, place)
         found.λ .+= view(loss, :, 1)
         write_to(y, found.λ, place)
-        write_to(p, found.p, place)
+        scatter_to(p, pieces, found.p, place)
         return found, isfinite(sum(found.λ)) && isfinite(sum(found.p))
     end
-    tell!(told, found.report, field, found.estimate, field.peak, finite, found.drift)
+    tell!(told, found.report, field, found.estimate, field.peak, sound, found.drift)
     return ok(found.report) ? nothing : (found.report.code, field.trouble.what)
 end
 
@@ -244,7 +257,7 @@ compile_at(type, numbers, count, constants, many, names) = Int(
 function interpolate_at(held::Held, t, at, deadline)
     (; fwd) = held
     (; place) = fwd.field
-    fwd.field.deadline = deadline
+    hurry!(fwd.field, deadline)
     inside(() -> write_to(at, interpolate(fwd, eltype(fwd.ts)(t)), place), place)
     return nothing
 end

@@ -53,7 +53,7 @@ function discrete(fwd::Forward{T}, g) where {T}
     try
         while n > 0 && code == "Success"
             i = transpose!(back, n, fwd.ts, g, i)
-            isfinite(sum(back.λ)) || (code = "Unstable")
+            finite(back.λ) || (code = "Unstable")
             n -= 1
         end
         tape.tableau.chained && count > 0 && code == "Success" && pull_first!(back)

@@ -37,7 +37,7 @@ solvers are compiled once: a call costs one dynamic dispatch.
 - `jac!(J, u, t)`, `jacs!(J, P, u, t)` (with ∂f/∂p), `tgrad!(dT, u, t)`: for implicit methods
 
 `sign` is -1 when time was reversed to run forwards: s = -t, du/ds = -f. `deadline` is a reading of
-`time()` after which any evaluation throws `OutOfTime`. `peak`: bytes held by the backward solve.
+`time()` after which an evaluation throws `OutOfTime`; it was `read` last, and is not at the next `idle` ones. `peak`: bytes held by the backward solve.
 `native`: compiled functions that stand for all of the above. `tape`: what sees each evaluation; `room`:
 memory of the caller's for what it keeps.
 `place`: where the arrays are. `explicit`: what SciML integrates by explicit methods, once it is made.
@@ -54,6 +54,8 @@ Base.@kwdef mutable struct Field{T, V, P}
     np::Int
     sign::T = one(T)
     deadline::Float64 = Inf
+    idle::Int = 0
+    read::Float64 = 0.0
     peak::Int = 0
     native::Union{Nothing, NativeField{T}} = nothing
     tape::Union{Nothing, Tape{T}} = nothing
@@ -93,12 +95,23 @@ struct Tgrad{F <: Field}
     field::F
 end
 
+# a compiled field is quick: its evaluations between two readings of the clock, which costs as much as a small f, and
+# the seconds that they may take
+const READINGS, BETWEEN = 16, 1.0e-3
+
 function hurry(field, t)
+    field.idle > 0 && (field.idle -= 1; return nothing)
     now = time()
     now > field.deadline && throw(OutOfTime(Float64(field.sign * t)))
-    field.native === nothing || listen(field.native, now, Float64(field.sign * t))
+    field.native === nothing && return nothing
+    listen(field.native, now, Float64(field.sign * t))
+    field.idle = now - field.read < BETWEEN ? READINGS - 1 : 0
+    field.read = now
     return nothing
 end
+
+"A direction begins, which must end by `deadline`."
+hurry!(field, deadline) = (field.deadline = deadline; field.idle = 0; nothing)
 
 # a compiled field is called without a dispatch, and without allocating
 call_f!(field, du, u, t) =
@@ -127,9 +140,12 @@ function unhurried(work, field)
     try
         return work()
     finally
-        field.deadline = deadline
+        hurry!(field, deadline)
     end
 end
+
+"Whether all of it is finite; finite numbers may have a sum that is not."
+finite(x) = isfinite(sum(x)) || all(isfinite, x)
 
 "Note an evaluation that is not finite; the solver goes on, and may recover with a smaller step."
 function watch!(field, what, x, t)

@@ -33,8 +33,9 @@ function rehearse(T, solver, adjoint, keep)
         there = [
             at(u0), 0, at(times), 3, at(settings), length(settings), 0, 0, 0, at(ys), 0, at(told), prepare, 0, 0,
         ]
-        back = [at(g), at(settings), length(settings), at(λ), at(last), at(p), at(told), prepare]
-        GC.@preserve of there back begin
+        pieces = [at(p), 1]
+        back = [at(g), at(settings), length(settings), at(λ), at(last), at(pieces), 1, at(told), prepare]
+        GC.@preserve of there back pieces begin
             field = native_of(lowercase(string(T)), at(of), adjoint != "gauss")
             held = forward_at(field, solver, keep, at(there), Inf)
             gradient_at(held, adjoint, solver, at(back), true, false, 1.0e-3, 1.0e-3, Inf)

@@ -54,8 +54,9 @@ function by_address(
         @test told[1] == 1
         @test PyODE.words(held, at(last)) == ("Success", "")
         g[:, 3] = ys[:, 3] .- 1
-        numbers = [at(g), at(back), length(back), at(λ), at(start), at(p), at(told), 0]
-        ended = GC.@preserve numbers PyODE.gradient_at(
+        pieces = [at(p), 1, at(p) + sizeof(T), 3]
+        numbers = [at(g), at(back), length(back), at(λ), at(start), at(pieces), 2, at(told), 0]
+        ended = GC.@preserve numbers pieces PyODE.gradient_at(
             held, adjoint, name, at(numbers), true, false, tol, tol / 100, Inf,
         )
         @test ended === nothing

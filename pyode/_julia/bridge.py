@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,24 @@ from torch import Tensor
 from .. import _adjoints as adj
 from .._engine import Plan
 from .._solvers import PID, AdaptiveSolver, Solver
+from .._state import check_finite
 from .._tolerances import tightest
 from .began import Called
 from .callbacks import Callbacks
 from .places import place_of
 from .remote import Remote
-from .session import Keep, Local, Pull, Pulled, Session, Settings, Setup, Solved, numbers
+from .session import (
+    Keep,
+    Local,
+    Pull,
+    Pulled,
+    Session,
+    Settings,
+    Setup,
+    Solved,
+    StateNotFiniteError,
+    numbers,
+)
 from .storage import decide
 from .translate import algorithm, backward_solver, sensealg, tolerances
 
@@ -29,14 +40,6 @@ if TYPE_CHECKING:
 
 NONE = numbers(())
 FUSED = (adj.Discrete, adj.Interpolating, adj.Backsolve)  # one call gives f and both vjps
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """Where parameters' gradients lie in a vector of them all: sizes, and shapes but of vectors."""
-
-    sizes: list[int]
-    shapes: list[torch.Size | None]
 
 
 class Terms:
@@ -56,12 +59,10 @@ class Terms:
         self.place = place_of(plan.layout.device)
         fused = isinstance(plan.adjoint, FUSED)
         name = str(self.dtype).removeprefix("torch.")
-        params = plan.field.params
-        self.parts: Parts | None = None  # where all have the state's real dtype
-        if all(x.dtype == self.dtype for x in params):
-            shapes = [None if x.ndim == 1 else x.shape for x in params]
-            self.parts = Parts([x.numel() for x in params], shapes)
-        self.setup = Setup(name, size, p, self.sign, numbers(times), fused)
+        # gradients of parameters of another type or of complex numbers are split off a vector
+        self.plain = all(x.dtype == self.dtype for x in plan.field.params)
+        parts = tuple(tuple(x.shape) for x in plan.field.params) if self.plain else ((p,),)
+        self.setup = Setup(name, size, p, self.sign, numbers(times), fused, parts if p else ())
         self.wanted = _functions(plan, fused)
         self.forward = self._settings(plan, plan.solver, times)
         self.pull: tuple[Settings, Pull] | None = None
@@ -160,7 +161,11 @@ class Bridge:
         if first is not None and self.native is None:
             self.callbacks.began = start, state.clone(), first.clone()
         left = _seconds(plan.clock)
-        found = self.session.forward(state, first, known.forward, left, known.keep, lead)
+        try:
+            found = self.session.forward(state, first, known.forward, left, known.keep, lead)
+        except StateNotFiniteError:
+            check_finite("y0", plan.layout.unflatten(state))
+            raise
         if self.native is None and self.callbacks.began is not None:
             self.began = Called(*self.callbacks.began)
         return found

@@ -10,6 +10,7 @@ address. f must not keep `y` beyond its call, for its memory is Julia's: it must
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,13 +92,31 @@ class Callbacks(Callable):
     """
 
     def __init__(self, field: Field, n: int, p: int, dtype: torch.dtype, place: Place = HOST):
-        self.field, self.p, self.place = field, p, place
-        self.states, self.params = Views(place, dtype, n), Views(place, dtype, p)
-        self.jacobians = Views(place, dtype, n, n)
-        self.param_jacobians = Views(place, dtype, p, n)
+        self.field, self.n, self.p, self.dtype, self.place = field, n, p, dtype, place
+        self.views: list[Views] = []  # those that were asked for
         self.clock: Clock | None = None
         self.plain = 0  # calls of `f`
         self.began: tuple[float, Tensor, Tensor] | None = None  # the first: t, y, and f there
+
+    @functools.cached_property
+    def states(self) -> Views:
+        return self._views(self.n)
+
+    @functools.cached_property
+    def params(self) -> Views:
+        return self._views(self.p)
+
+    @functools.cached_property
+    def jacobians(self) -> Views:
+        return self._views(self.n, self.n)
+
+    @functools.cached_property
+    def param_jacobians(self) -> Views:
+        return self._views(self.p, self.n)
+
+    def _views(self, *shape: int) -> Views:
+        self.views.append(Views(self.place, self.dtype, *shape))
+        return self.views[-1]
 
     def f(self, du: int, u: int, _0: int, _1: int, _2: int, t: float) -> int:
         self.plain += 1
@@ -197,7 +216,7 @@ class Callbacks(Callable):
 
     def release(self) -> None:
         """Drop the views: Julia may free their memory from here on."""
-        for views in (self.states, self.params, self.jacobians, self.param_jacobians):
+        for views in self.views:
             views.clear()
 
 

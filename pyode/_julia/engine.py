@@ -21,7 +21,7 @@ from .._torch import diagnose, sensitivities
 from .._torch.adjoint_rhs import cotangent_scale, time_grads, zero_grads
 from .._warned import warn
 from . import runtime
-from .bridge import Bridge, Parts
+from .bridge import Bridge
 from .checks import DEVICES, check
 from .failures import Report, backward_failure, forward_failure
 from .native.field import Native, chosen_anew
@@ -77,7 +77,10 @@ class Julia(Options, Engine):
         stats = plan.field.stats = plan.stats.forward
         stats.nfe += 1 if plan.field.first is not None else 0
         try:
-            with _clock(plan, *plan.times.span, "forward") as clock:
+            clock = _clock(plan, "forward")
+            if clock is None:
+                return _forward(plan, y0)
+            with clock:
                 return _forward(plan.with_clock(clock), y0)
         finally:
             stats.seconds = time.perf_counter() - started
@@ -87,15 +90,17 @@ class Julia(Options, Engine):
         plan.stats.backward = stats = type(plan.stats.backward)()
         plan.field.stats = stats
         try:
-            start, end = plan.times.span
-            with torch.no_grad(), _clock(plan, end, start, "backward") as clock:
+            clock = _clock(plan, "backward")
+            if clock is None:
+                with torch.no_grad():
+                    return _backward(plan, tape, grad_ys)
+            with torch.no_grad(), clock:
                 return _backward(plan.with_clock(clock), tape, grad_ys)
         finally:
             stats.seconds = time.perf_counter() - started
 
-    def checks(self, plan: Plan, tape: Tape) -> bool:
-        there = tape.bridge is not None and not self.process
-        return there and not isinstance(plan.adjoint, adj.Forward)
+    def checks(self, plan: Plan) -> bool:
+        return not (self.process or at_rest(plan) or isinstance(plan.adjoint, adj.Forward))
 
     def describe(self, plan: Plan) -> str:
         kept = decide(plan).text
@@ -134,7 +139,11 @@ class _Dense:
         return bridge.interpolate(t)[: self.n]
 
 
-def _clock(plan: Plan, start: float, end: float, direction: str) -> Clock:
+def _clock(plan: Plan, direction: str) -> Clock | None:
+    """The clock of a direction that has a time limit or a progress bar."""
+    if plan.limits.timeout is None and not plan.progress:
+        return None
+    start, end = plan.times.span if direction == "forward" else plan.times.span[::-1]
     return Clock(start, end, plan.limits.timeout, direction if plan.progress else "")
 
 
@@ -152,12 +161,16 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     rhs = sensitivities.SensitivityRHS(plan.field) if wide else plan.field
     z = rhs.start(y0) if wide else y0  # type: ignore[union-attr]
     engine: Julia = plan.engine  # type: ignore[assignment]
-    native = None if engine.field == "callback" else choose_native(plan, judged=False)[0]
+    if "native" not in plan.kept:
+        chosen = None if engine.field == "callback" else choose_native(plan, judged=False)[0]
+        plan.kept["native"] = chosen
+    native = plan.kept["native"]
     lead = n if wide else 0
     bridge = Bridge(plan, rhs, z.numel(), engine.process, native)
     solved = bridge.forward(plan, z, lead)
     if solved is None:
         native, why = chosen_anew(plan)
+        plan.kept["native"] = native
         if engine.field == "native":
             _must_be_native(native, why)
         bridge = Bridge(plan, rhs, z.numel(), engine.process, native)
@@ -198,7 +211,10 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
         params = [torch.zeros_like(p) for p in field.params]
         return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), params)
     # steps that are transposed have no tolerance to which the cotangents' size would matter
-    scale = 1.0 if isinstance(adjoint, adj.Discrete) else cotangent_scale(grad_ys)
+    scale = 1.0
+    if not isinstance(adjoint, adj.Discrete):
+        check_cotangent(plan, grad_ys)
+        scale = cotangent_scale(grad_ys)
     if scale == 0.0 or tape.bridge is None:
         return zero_grads(plan, tape.ys)
     found = tape.bridge.gradient(plan, grad_ys if scale == 1.0 else grad_ys / scale)
@@ -207,22 +223,16 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     if found.report.code == "Cotangent":
         check_cotangent(plan, grad_ys)
     _account(plan, tape.bridge, found)
-    finite = found.finite
     if scale != 1.0:
-        finite = False  # which is to be seen
-        for x in (found.y0, found.params, *(() if found.lam is None else (found.lam,))):
+        lam = () if found.lam is None else (found.lam,)
+        for x in (found.y0, *lam, *found.params):
             x.mul_(scale)
-    grads = _split(plan, tape.bridge.terms.parts, found.params) if field.params else []
+    params = found.params
+    if params and not tape.bridge.terms.plain:
+        params = field.split_params(params[0])
     g_ts = None if found.lam is None else time_grads(plan, tape.ys, grad_ys, found.lam)
-    return Grads(found.y0, g_ts, grads, found.params, finite)
-
-
-def _split(plan: Plan, parts: Parts | None, vector: Tensor) -> list[Tensor]:
-    """`Field.split_params`, by sizes and shapes that are known where it is simple."""
-    if parts is None:
-        return plan.field.split_params(vector)
-    pieces = zip(vector.split_with_sizes(parts.sizes), parts.shapes, strict=True)
-    return [x if shape is None else x.view(shape) for x, shape in pieces]
+    # what was scaled is to be looked at again
+    return Grads(found.y0, g_ts, params, found.finite and scale == 1.0)
 
 
 def _count(stats: Stats, report: Report, counts: Counts) -> None:

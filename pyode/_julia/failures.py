@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -22,6 +23,8 @@ from .._errors import (
 )
 from .._tolerances import vector
 from .._torch import diagnose
+from . import runtime
+from .errors import JuliaEngineError
 
 
 @dataclasses.dataclass(slots=True)
@@ -207,3 +210,33 @@ def _words(plan: Plan, report: Report, trouble: Trouble) -> tuple[str, str, str]
         "",
         "larger rtol and atol in the adjoint, or another solver there.",
     )
+
+
+def translated(err: Any) -> Exception:
+    """A Julia exception in pyode's words."""
+    value = err.exception
+    kind, fact = runtime.type_name(value), functools.partial(runtime.fact, value)
+    if kind == "ReplayFailed":
+        return BackwardError(
+            f"the solve between two checkpoints, done again, ended with {fact('code')}.",
+            hint="max_steps, or adjoint=Interpolating() without a memory limit.",
+        )
+    if kind == "InterpolantBroken":
+        return BackwardError(
+            f"the backward solver's dense output misses its own step by {fact('miss'):.3g} at "
+            f"t={fact('t'):g}: Gauss would be wrong.",
+            cause="a fault of OrdinaryDiffEqCore after 3.10 (steps cut short by an output time)",
+            hint="adjoint=Interpolating() or Quadrature(), or OrdinaryDiffEqCore 3.10.",
+        )
+    if kind in ("StepNotSeen", "NotReadable"):
+        where = f" at t={fact('t'):g}" if kind == "StepNotSeen" else f" ({fact('name')})"
+        return JuliaEngineError(
+            f"OrdinaryDiffEq's steps{where} are not those of the tableau that was read off it: "
+            "Discrete would be wrong. Pass adjoint=Interpolating() or Gauss(), or use "
+            "OrdinaryDiffEqCore 3.10.",
+            kind,
+        )
+    text = str(err)
+    message = text.split("\nStacktrace")[0].strip()
+    stack = text.removeprefix(message).strip()
+    return JuliaEngineError(f"in Julia, {kind}: {message}", kind, stack)

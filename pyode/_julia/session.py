@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._errors import BackwardError
 from . import runtime
 from .callbacks import NAMES, Callable, pointer, polled
-from .errors import JuliaEngineError
-from .failures import Report, Trouble
+from .failures import Report, Trouble, translated
 from .places import HOST, Place
 
 if TYPE_CHECKING:
@@ -32,7 +30,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What is integrated, and when. Times increase: `sign` is -1 where they were turned round."""
+    """What is integrated, and when. Times increase: `sign` is -1 where they were turned round.
+
+    `parts`: the shapes of tensors that make up the `p` real numbers of the parameters' gradients.
+    """
 
     type: str
     n: int
@@ -40,6 +41,7 @@ class Setup:
     sign: float
     times: Tensor
     fused: bool
+    parts: tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Settings:
         head = (self.rtol, self.atol, self.adaptive, self.first, self.low, self.high)
         packed = numbers([*head, self.max_steps, *self.control, *self.stops])
         return torch.cat([packed, self.each]) if len(self.each) else packed
+
+
+@functools.cache
+def _pieces(count: int) -> Any:
+    """The class of arrays of as many addresses and lengths."""
+    return ctypes.c_int64 * (2 * count)
 
 
 def numbers(values: Sequence[float]) -> Tensor:
@@ -95,7 +103,7 @@ DRIFTS = "backsolve"  # what `Pull.kind` is where drifts are measured
 TAPED = ("stages", "steps")  # what `Keep.keep` is where steps are taped for `Discrete`
 ROOM = 2**28  # bytes that are set aside for it at most; what is beyond is Julia's to find
 _taped: dict[tuple[str, int, str], int] = {}  # numbers that a solve of this kind kept last
-EIGHT, FIFTEEN = ctypes.c_int64 * 8, ctypes.c_int64 * 15
+NINE, FIFTEEN = ctypes.c_int64 * 9, ctypes.c_int64 * 15
 TOLD = 20  # numbers of a direction, as `PyODE.tell!` writes them, before drifts
 # made once: ctypes would make a class for each array, as Python makes classes, and collect it
 NUMBERS = ctypes.c_double * TOLD
@@ -124,14 +132,14 @@ class Solved:
 
 @dataclasses.dataclass(slots=True)
 class Pulled:
-    """A backward solve: λ(t0) `[n]` (or None) without and with ∂L/∂y(t0), ∂L/∂θ `[p]`, how it went.
+    """A backward solve: λ(t0) `[n]` (or None) without and with ∂L/∂y(t0), ∂L/∂θ, and how it went.
 
     `finite`: the sums of the gradients are.
     """
 
     lam: Tensor | None
     y0: Tensor
-    params: Tensor
+    params: list[Tensor]
     report: Report
     trouble: Trouble
     drift: list[float]
@@ -139,6 +147,10 @@ class Pulled:
     peak_bytes: int
     counts: Counts
     finite: bool
+
+
+class StateNotFiniteError(Exception):
+    """A solve's first state holds NaN or Inf."""
 
 
 class Session(abc.ABC):
@@ -149,8 +161,7 @@ class Session(abc.ABC):
         self, z: Tensor, first: Tensor | None, settings: Settings, seconds: float, keep: Keep,
         lead: int,
     ) -> Solved | None:  # fmt: skip
-        """Integrate from `z` `[n]`, for `seconds` at most; the errors of its first `lead` entries
-        are controlled apart.
+        """Integrate from `z` `[n]`, `seconds` at most; errors of `lead` entries apart.
 
         `first`: f there, if it is known; None is returned if a native field differs from it.
         """
@@ -230,6 +241,8 @@ class Local(Session):
             self.jl.forward_at, self.field, settings.solver, keep.keep, ctypes.addressof(where),
             time.time() + seconds,
         )  # fmt: skip
+        if self.solved is False:
+            raise StateNotFiniteError
         if self.solved is None:
             return None
         ended, last = None, None
@@ -247,12 +260,14 @@ class Local(Session):
         setup, place, packed = self.setup, self.place, settings.packed
         y0 = place.empty(setup.n, dtype=g.dtype)
         lam = torch.empty_like(y0) if apart else None
-        params = place.empty(setup.p, dtype=g.dtype)
+        params = [place.empty(*shape, dtype=g.dtype) for shape in setup.parts]
+        parts = _pieces(len(params))(*(x for p in params for x in (p.data_ptr(), p.numel())))
         drifts = pull.kind == DRIFTS
         told = (ctypes.c_double * (TOLD + len(setup.times)))() if drifts else NUMBERS()
-        where = EIGHT(
+        where = NINE(
             g.data_ptr(), packed.data_ptr(), len(packed), 0 if lam is None else lam.data_ptr(),
-            y0.data_ptr(), params.data_ptr(), ctypes.addressof(told), self._read(),
+            y0.data_ptr(), ctypes.addressof(parts), len(params), ctypes.addressof(told),
+            self._read(),
         )  # fmt: skip
         ended = self._call(
             self.jl.gradient_at, self.solved, pull.kind, settings.solver, ctypes.addressof(where),
@@ -315,33 +330,3 @@ def _said(told: Any, ended: Any) -> tuple[Report, Trouble, Counts, tuple[float, 
     report = Report(code, t, dt, top, int(accepted), int(rejected), int(size), int(forced), worst)
     counts = Counts(int(nfe), int(nvjp), int(njac), int(plain))
     return report, Trouble(what, when, int(index), int(count)), counts, tuple(others)
-
-
-def translated(err: Any) -> Exception:
-    """A Julia exception in pyode's words."""
-    value = err.exception
-    kind, fact = runtime.type_name(value), functools.partial(runtime.fact, value)
-    if kind == "ReplayFailed":
-        return BackwardError(
-            f"the solve between two checkpoints, done again, ended with {fact('code')}.",
-            hint="max_steps, or adjoint=Interpolating() without a memory limit.",
-        )
-    if kind == "InterpolantBroken":
-        return BackwardError(
-            f"the backward solver's dense output misses its own step by {fact('miss'):.3g} at "
-            f"t={fact('t'):g}: Gauss would be wrong.",
-            cause="a fault of OrdinaryDiffEqCore after 3.10 (steps cut short by an output time)",
-            hint="adjoint=Interpolating() or Quadrature(), or OrdinaryDiffEqCore 3.10.",
-        )
-    if kind in ("StepNotSeen", "NotReadable"):
-        where = f" at t={fact('t'):g}" if kind == "StepNotSeen" else f" ({fact('name')})"
-        return JuliaEngineError(
-            f"OrdinaryDiffEq's steps{where} are not those of the tableau that was read off it: "
-            "Discrete would be wrong. Pass adjoint=Interpolating() or Gauss(), or use "
-            "OrdinaryDiffEqCore 3.10.",
-            kind,
-        )
-    text = str(err)
-    message = text.split("\nStacktrace")[0].strip()
-    stack = text.removeprefix(message).strip()
-    return JuliaEngineError(f"in Julia, {kind}: {message}", kind, stack)

@@ -76,6 +76,7 @@ class Native:
         self.layouts = [_layout(x) for x in leaves]
         self.table = np.zeros(1 + len(leaves), dtype=np.int64)
         self.table[0] = self.arena.data_ptr()
+        self.prepare = 0  # address of the function that computes what depends on tensors alone
         self.calls: dict[str, Any] = {}
         self.fields: dict[tuple[Any, ...], Any] = {}
 
@@ -128,7 +129,8 @@ class Native:
         """
         for i, tensor in enumerate(tensors, 1):
             self.table[i] = tensor.data_ptr()
-        return self.address("prepare")
+        self.prepare = self.prepare or self.address("prepare")
+        return self.prepare
 
     def renew(self, tensors: Sequence[Tensor]) -> None:
         """Read f's tensors anew: their addresses, and what is computed from them alone."""
