@@ -40,7 +40,7 @@ class Solve(torch.autograd.Function):
     def forward(ctx: Any, job: Job, y0: Tensor, ts: Tensor, *params: Tensor) -> Tensor:
         plan = job.plan
         with uncast(plan.layout.device):
-            job.result = result = plan.engine.forward(plan, y0.reshape(-1))
+            job.result = result = plan.engine.forward(plan, y0.detach().reshape(-1))
         if result.failure is not None:
             raise result.failure
         ctx.plan, ctx.tape = plan, result.tape
