@@ -79,7 +79,7 @@ class Solve(torch.autograd.Function):
             raise err from err.__cause__
         warn_forced(plan.stats.backward, "backward")
         g_ts = None if grads.ts is None else grads.ts.to(ts.dtype).to(ts.device)
-        return None, grads.y0.view(y0.shape), g_ts, *grads.params
+        return None, grads.y0.reshape(y0.shape), g_ts, *grads.params
 
 
 class Job:
