@@ -16,6 +16,7 @@ from .rk import Coefficients, Evaluate, Stages, arrive, combine
 MAX_NEWTON = 12
 MAX_EXACT = 60  # to rounding, where no error control can shorten the step
 SMALL = 64  # rows, up to which an inverse is made as soon as a few triangular systems are solved
+NEAR = 1e-4  # of the tolerance: an iteration that goes on from there, to rounding, wants factors
 CONTRACTION = 0.9  # slower than this, the step is retried with half the size
 
 
@@ -38,7 +39,7 @@ class Newton:
         for block in blocks:
             matrix = block.jac * (-h * gamma)
             matrix.diagonal().add_(1.0)
-            if tol and len(matrix) <= SMALL:  # an iteration mends what rounding an inverse adds
+            if tol >= NEAR and len(matrix) <= SMALL:  # what rounding adds, the next iterate mends
                 made, info = torch.linalg.inv_ex(matrix)
                 pivots = None
             else:
