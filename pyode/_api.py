@@ -69,7 +69,8 @@ def solve(
         params: tensors f depends on whose gradient is wanted; None: all that require grad and that
             f can reach (module parameters, closures, attributes, globals it names).
         batch: "joint": one step size for the whole state. "independent": the first dimension is a
-            batch, every sample controls its own steps, and f gets `t` of shape `[B, 1, ...]`.
+            batch, every sample controls its own steps, and f gets `t` of shape `[B, 1, ...]`. f
+            must treat each sample by itself, as batch norm in training does not.
         tstops: times at which a step must end.
         jumps: times at which f jumps: steps end there and f is evaluated on both sides. The time
             gradient of an output there is that of the side before; of `ts[0]`, just after.
