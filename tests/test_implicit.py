@@ -11,6 +11,7 @@ from helpers import COLLOCATION, F64, FORCED, IMPLICIT, leaf, name_of, slope
 from torch.autograd import gradcheck
 
 import pyode
+from pyode._torch import esdirk
 from pyode._torch.tableaus import tableau_of
 
 C128 = torch.complex128
@@ -49,7 +50,6 @@ GAUSS = (pyode.ImplicitMidpoint, pyode.GaussLegendre4, pyode.GaussLegendre6)
 # steps of the adjoints' test, and what they leave of the gradient
 ALLOWED = {1: (150, 0.2), 2: (150, 0.015)}
 ALLOWED |= {3: (24, 5e-3), 4: (24, 2e-4), 5: (24, 5e-6), 6: (24, 1e-6)}
-FEW = [k for k in IMPLICIT if k not in (pyode.GaussLegendre6, pyode.RadauIIA5)]  # of three stages
 
 
 def polynomial(coefficients, z):
@@ -95,7 +95,7 @@ def test_l_stable_methods_damp_a_transient(kind):
 
 
 @pytest.mark.parametrize("interp", ["dense", "linear", "cubic"])
-@pytest.mark.parametrize("kind", FEW, ids=name_of)
+@pytest.mark.parametrize("kind", IMPLICIT, ids=name_of)
 def test_gradients_of_the_steps(kind, interp):
     """Of y0, parameters and times, at ends of steps and between them, in both directions."""
 
@@ -110,7 +110,7 @@ def test_gradients_of_the_steps(kind, interp):
     assert gradcheck(solve, (y0, leaf(1.5, 1.17, 0.85, 0.1), p))
 
 
-@pytest.mark.parametrize("kind", FEW, ids=name_of)
+@pytest.mark.parametrize("kind", IMPLICIT, ids=name_of)
 def test_gradients_of_complex_trees(kind):
     def solve(u, v, w):
         def f(t, y):
@@ -321,3 +321,60 @@ class TestElsewhere:
                 pyode.solve(lambda t, y: -y, leaf(1.0), (0.0, 1.0), **arguments)
         adjoint = pyode.Gauss(solver=pyode.TRBDF2(), step_size=0.1)
         pyode.solve(lambda t, y: -y, leaf(1.0), (0.0, 1.0), adjoint=adjoint).ys.sum().backward()
+
+
+class TestWork:
+    """What implicit steps cost, by the counts of a solve."""
+
+    def stiff(self, dtype=F64):
+        """Five states whose rates are spread over six decades, coupled."""
+        turn = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1)))[0]
+        matrix = -(turn * torch.logspace(0, 6, 5)) @ turn.T
+        p = matrix.to(dtype).requires_grad_()
+        return p, lambda t, y: p @ y + torch.sin(t)
+
+    @pytest.mark.parametrize("solver", [pyode.Kvaerno5(), pyode.SDIRK2(step_size=0.1)], ids=name_of)
+    def test_stages_are_kept_for_the_way_back(self, solver):
+        """Each is evaluated once more, nothing is iterated again; the gradient is the replay's."""
+        p, f = self.stiff()
+        found = []
+        for memory in (None, "steps"):
+            y0 = torch.linspace(1.0, 2.0, 5, dtype=F64).requires_grad_()
+            sol = pyode.solve(f, y0, (0.0, 1.0), solver=solver,
+                              adjoint=pyode.Discrete(memory=memory))  # fmt: skip
+            found.append((sol, torch.autograd.grad(sol.ys[-1].sum(), (y0, p))))
+        (kept, grads), (replayed, same) = found
+        there, back = kept.stats.forward, kept.stats.backward
+        stages = tableau_of(solver).stages
+        assert back.nfe == stages * there.accepted + 1  # and whether f is what it was
+        assert back.recomputed == 1
+        assert replayed.stats.backward.recomputed > stages * there.accepted
+        assert all(torch.equal(a, b) for a, b in zip(grads, same, strict=True))
+        assert "kept; each stage is evaluated once more" in str(kept.plan)
+
+    @pytest.mark.parametrize("kind", [pyode.SDIRK2, pyode.GaussLegendre4], ids=name_of)
+    def test_iterating_to_rounding_is_by_factors(self, monkeypatch, kind):
+        """An inverse adds rounding of its own, which the last iterates would be about."""
+
+        def evaluations():
+            y0 = torch.linspace(1.0, 2.0, 5)
+            return pyode.solve(self.stiff(torch.float32)[1], y0, (0.0, 1.0),
+                               solver=kind(step_size=0.02)).stats.forward.nfe  # fmt: skip
+
+        with torch.no_grad():
+            found = evaluations()
+            monkeypatch.setattr(esdirk, "SMALL", 0)
+            assert found == evaluations()
+
+    def test_a_small_inverse_takes_the_steps_that_factors_take(self, monkeypatch):
+        def steps():
+            y0 = torch.linspace(1.0, 2.0, 5, dtype=F64)
+            sol = pyode.solve(self.stiff()[1], y0, (0.0, 1.0), solver=pyode.Kvaerno5())
+            return sol.stats.forward.accepted, sol.stats.forward.rejected, sol.ys[-1]
+
+        with torch.no_grad():
+            *found, y = steps()
+            monkeypatch.setattr(esdirk, "SMALL", 0)
+            *same, other = steps()
+        assert found == same
+        assert torch.allclose(y, other, rtol=1e-7, atol=1e-9)

@@ -37,7 +37,8 @@ solvers are compiled once: a call costs one dynamic dispatch.
 - `jac!(J, u, t)`, `jacs!(J, P, u, t)` (with ∂f/∂p), `tgrad!(dT, u, t)`: for implicit methods
 
 `sign` is -1 when time was reversed to run forwards: s = -t, du/ds = -f. `deadline` is a reading of
-`time()` after which an evaluation throws `OutOfTime`; it was `read` last, and is not at the next `idle` ones. `peak`: bytes held by the backward solve.
+`time()` after which an evaluation throws `OutOfTime`; the clock was `read` last, and is not at the next `idle`
+evaluations. `peak`: bytes held by the backward solve.
 `native`: compiled functions that stand for all of the above. `tape`: what sees each evaluation; `room`:
 memory of the caller's for what it keeps.
 `place`: where the arrays are. `explicit`: what SciML integrates by explicit methods, once it is made.
