@@ -5,6 +5,8 @@ Here is the list of names; what they do lives in private modules, and nothing is
 
 from . import _preload as _preload  # first: it may start Julia before torch
 from . import julia as julia
+from ._adams import AdamsBashforth as AdamsBashforth
+from ._adams import AdamsBashforthMoulton as AdamsBashforthMoulton
 from ._adjoints import Adjoint as Adjoint
 from ._adjoints import Auto as Auto
 from ._adjoints import Backsolve as Backsolve

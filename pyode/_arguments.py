@@ -119,7 +119,7 @@ def check_random(plan: Plan) -> None:
         return
     adaptive = plan.solver.adaptive and plan.solver.step_size is None
     kept = isinstance(plan.adjoint, Discrete) and plan.adjoint.memory is None
-    kept = kept and plan.engine.keeps_graphs
+    kept = kept and plan.engine.keeps_graphs and not plan.solver.multistep
     if adaptive or (plan.needs and not kept):
         wrong = "the error estimate sees noise" if adaptive else "the gradient is of another f"
         warn(

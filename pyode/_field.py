@@ -169,13 +169,18 @@ class Field:
 
         Without `state`, a·∂f/∂y is left out (and is zero); without `params`, a·∂f/∂θ.
         """
+        return self.pull_shaped(ev, a.view(*self._dims) if self._plain else a, params, state)
+
+    def pull_shaped(
+        self, ev: Evaluation, a: Tensor, params: bool = True, state: bool = True
+    ) -> Pullback:
+        """The same of a cotangent in the shape of `ev.out`, whatever that was made by."""
         self.stats.nvjp += 1
         wanted = self.params if params else ()
         watched = self.watched if params else ()
         timed = ev.t.requires_grad
         inputs = (ev.y, *wanted, *watched, ev.t) if timed else (ev.y, *wanted, *watched)
         if ev.out.requires_grad and (state or len(inputs) > 1):
-            a = a.view(*self._dims) if self._plain else a
             grads = self._vjp(ev, inputs if state else inputs[1:], a)
             grads = grads if state else (None, *grads)
         else:

@@ -44,11 +44,13 @@ def odeint(
             of a tuple y0 one such, or a flat one, for each of its tensors.
         method: fixed steps: euler, midpoint, heun2, heun3, rk4 (Kutta's 3/8 rule); for stiff
             problems implicit_euler, implicit_midpoint, trapezoid, sdirk2, trbdf2, radauIIA3,
-            radauIIA5, gl4, gl6. Adaptive:
+            radauIIA5, gl4, gl6; made of former steps explicit_adams and implicit_adams, whose
+            equation is iterated to rtol, atol. Adaptive:
             adaptive_heun, fehlberg2, bosh3, dopri5 (default), tsit5, dopri8; kvaerno5 (stiff).
         options: fixed steps: step_size, grid_constructor (its inner times are constants), interp
-            ("linear" or "cubic"), perturb. Adaptive: first_step, min_step, max_step, safety,
-            ifactor, dfactor, max_num_steps (between two outputs), step_t, jump_t, norm.
+            ("linear" or "cubic"), perturb; of Adams methods max_order and max_iters (implicit).
+            Adaptive: first_step, min_step, max_step, safety, ifactor, dfactor, max_num_steps
+            (between two outputs), step_t, jump_t, norm.
         event_fn: `event_fn(t, y)`: the solve ends where a component of it changes sign, however
             late; `t[0]` is the start, and `t[1]` says the direction and nothing else.
 

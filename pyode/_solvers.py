@@ -96,6 +96,7 @@ class Solver(Options):
     order: ClassVar[int]
     adaptive: ClassVar[bool] = False
     stiff: ClassVar[bool] = False
+    multistep: ClassVar[bool] = False  # a step is made of former ones
     interps: ClassVar[tuple[str, ...]] = ("dense",)
     step_size: float | tuple[float, ...] | None = None
     interp: str = "dense"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _adams as adams
 from . import _implicit as implicit
 from . import _solvers as s
 from ._arguments import stop_times
@@ -36,6 +37,9 @@ FIXED: dict[str, type[s.Solver]] = {
     "gl6": implicit.GaussLegendre6,
     "radauIIA3": implicit.RadauIIA3,
     "radauIIA5": implicit.RadauIIA5,
+    "explicit_adams": adams.AdamsBashforth,
+    "implicit_adams": adams.AdamsBashforthMoulton,
+    "fixed_adams": adams.AdamsBashforthMoulton,
 }
 ADAPTIVE: dict[str, type[s.AdaptiveSolver]] = {
     "adaptive_heun": s.HeunEuler,
@@ -46,11 +50,12 @@ ADAPTIVE: dict[str, type[s.AdaptiveSolver]] = {
     "dopri8": s.Dopri8,
     "kvaerno5": implicit.Kvaerno5,
 }
-MULTISTEP = "Pass 'dopri5', or 'rk4' for fixed steps."
 ABSENT: dict[str, str] = {  # torchdiffeq's that are not here: what to pass
-    **dict.fromkeys(("explicit_adams", "implicit_adams", "fixed_adams"), MULTISTEP),
     "scipy_solver": "Pass 'kvaerno5' if the problem is stiff; 'dopri5' or 'dopri8' if not.",
 }
+ADAMS = ("max_order", "max_iters")
+ADAMS_OPTIONS = {adams.AdamsBashforth: ADAMS[:1], adams.AdamsBashforthMoulton: ADAMS}
+LEAST = 4  # max_order of what is more than a Runge-Kutta method
 FIXED_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb")
 SIZES = ("first_step", "min_step", "max_step")
 FACTORS = {"safety": "safety", "ifactor": "factor_max", "dfactor": "factor_min"}
@@ -108,26 +113,51 @@ def translate(method: str, rtol: Any, atol: Any, options: dict[str, Any], settin
     Raises:
         InputError: an option that the method has not, or that cannot be honoured.
     """
-    allowed = FIXED_OPTIONS if method in FIXED else ADAPTIVE_OPTIONS
+    allowed = ADAPTIVE_OPTIONS
+    if method in FIXED:
+        allowed = (*FIXED_OPTIONS, *ADAMS_OPTIONS.get(FIXED[method], ()))
     error = unknown_option(f"method {method!r}", options, allowed)
     if error is not None:
         raise error
     given = {name: value for name, value in options.items() if value is not None}
     if method in FIXED:
-        return _fixed(FIXED[method], given, setting)
+        return _fixed(method, rtol, atol, given, setting)
     return _adaptive(ADAPTIVE[method], rtol, atol, given, setting)
 
 
-def _fixed(kind: type[s.Solver], options: dict[str, Any], setting: Setting) -> Way:
+def _fixed(method: str, rtol: Any, atol: Any, options: dict[str, Any], setting: Setting) -> Way:
     if "step_size" in options and "grid_constructor" in options:
         raise InputError("`step_size` and `grid_constructor` are both given. Pass one of them.")
     size = number("step_size", options["step_size"]) if "step_size" in options else None
     make = options.get("grid_constructor")
-    solver = kind(step_size=size, interp=options.get("interp", "linear"))
+    kind: type[s.Solver] = FIXED[method]
+    if kind in ADAMS_OPTIONS:
+        tolerances = _tolerances(rtol, atol, setting.layout)
+        kind, more = _adams(method, tolerances, {k: options[k] for k in options if k in ADAMS})
+    else:
+        more = {}
+    solver = kind(step_size=size, interp=options.get("interp", "linear"), **more)
     nodes = tuple(itertools.chain(*(_grid(setting, run, size, make) for run in setting.runs)))
     if make is not None or (size is None and kind.adaptive):
         solver = dataclasses.replace(solver, step_size=tuple(dict.fromkeys(nodes)))
     return Way(solver, (), nodes if options.get("perturb", False) else (), max(MANY, len(nodes)))
+
+
+def _adams(
+    method: str, tolerances: dict[str, Any], options: dict[str, Any]
+) -> tuple[type[s.Solver], dict[str, Any]]:
+    """Solver and arguments of torchdiffeq's method: `max_order` is that of a corrected step."""
+    most = options.get("max_order", adams.MOST)
+    if not isinstance(most, int) or not 1 <= most <= adams.MOST:
+        raise InputError(f"`max_order` got {most!r}. Pass an int from 4 to {adams.MOST}.")
+    if most < LEAST:
+        warn(f"{method} with max_order={most}, below {LEAST}, is rk4.", UserWarning)
+        return s.RK38, {}
+    kind = FIXED[method]
+    if kind is adams.AdamsBashforth:
+        return kind, {"order": most - 1}
+    iterations = {"iterations": options["max_iters"]} if "max_iters" in options else {}
+    return kind, {"order": most, **tolerances, **iterations}
 
 
 def _grid(
@@ -168,8 +198,7 @@ def _adaptive(
         raise InputError(f"{err} (options `safety`, `dfactor`, `ifactor`)") from None
     sizes: dict[str, Any] = {name: number(name, options[name]) for name in SIZES if name in options}
     solver = kind(
-        rtol=_tolerance("rtol", rtol, setting.layout),
-        atol=_tolerance("atol", atol, setting.layout),
+        **_tolerances(rtol, atol, setting.layout),
         controller=control,
         norm=options.get("norm", "rms" if setting.layout.single else "leaves"),
         **sizes,
@@ -188,6 +217,10 @@ def number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         raise InputTypeError(f"`{name}` got {value!r}. Pass a number.") from None
+
+
+def _tolerances(rtol: Any, atol: Any, layout: Layout) -> dict[str, Any]:
+    return {"rtol": _tolerance("rtol", rtol, layout), "atol": _tolerance("atol", atol, layout)}
 
 
 def _tolerance(name: str, value: Any, layout: Layout) -> Any:

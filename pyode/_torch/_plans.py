@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 from .. import _adjoints as adj
 from .._engine import Plan
@@ -149,6 +150,10 @@ def _decide(adjoint: adj.Adjoint, plan: Plan) -> Storage:
 
 @_decide.register
 def _(adjoint: adj.Discrete, plan: Plan) -> Storage:
+    if plan.solver.multistep:
+        _refuse_budget(plan, adjoint.memory)
+        text = "nothing is kept; the whole solve is taken once more, as one autograd graph"
+        return Storage(f"discrete: {text}", 1)
     stages = tableau_of(plan.solver).stages
     if adjoint.memory is None and not plan.solver.stiff and plan.batch == "joint":
         text = f"the graphs of {stages} stages of every step are kept; nothing is replayed"
@@ -165,6 +170,8 @@ def _(adjoint: adj.Discrete, plan: Plan) -> Storage:
 
 @_decide.register
 def _(adjoint: adj.Stored, plan: Plan) -> Storage:
+    if plan.solver.multistep:
+        _refuse_budget(plan, adjoint.memory, adjoint.checkpoints)
     rows = len(tableau_of(plan.solver).a)
     if plan.marks:
         text = (
@@ -187,9 +194,20 @@ def _(adjoint: adj.Forward, plan: Plan) -> Storage:
     return Storage(f"forward: {n} x {n + p} sensitivities are integrated; nothing is kept", 1)
 
 
+def _refuse_budget(plan: Plan, *given: Any) -> None:
+    """Refuse to replay steps one by one that are made of those before them."""
+    if any(value is not None for value in given):
+        raise InputError(
+            f"`adjoint` got {plan.adjoint!r} with {plan.solver!r}, whose steps cannot be replayed "
+            "one by one. Leave out memory= and checkpoints=; or pass Backsolve(), which keeps "
+            "nothing, or a one-step solver such as RK4()."
+        )
+
+
 def _dense_step(plan: Plan) -> str:
     """What a step takes with its stages."""
-    rows = len(tableau_of(plan.solver).a)
+    solver: Any = plan.solver
+    rows = solver.order if solver.multistep else len(tableau_of(solver).a)
     return f"{size_of((rows + 1) * plan.state_bytes)} a step (dense)"
 
 

@@ -21,6 +21,7 @@ from .forward_solve import pins
 from .inductor import Uncompilable
 from .loop import Integrator
 from .method import Method, Step
+from .methods import method_of
 
 
 @dataclasses.dataclass(slots=True, frozen=True, eq=False)
@@ -283,7 +284,7 @@ def _parts(
             return adjoint_parts(solver, rhs, z, plan.field.compiled, norm, quad)
         except Uncompilable as err:
             not_compiled(plan, err, "the backward solve")
-    method = Method(solver, z.dtype, z.device, plan.jumps)
+    method = method_of(plan, solver, z)
     method.quadratures = quad
     return method, rhs
 

@@ -32,6 +32,8 @@ def bind(plan: Plan) -> Compiled:
         raise Uncompilable("samples with steps of their own are not compiled")
     if plan.solver.stiff:
         raise Uncompilable(f"{type(plan.solver).__name__} is implicit")
+    if plan.solver.multistep:
+        raise Uncompilable(f"{type(plan.solver).__name__} is a multistep method")
     if isinstance(plan.adjoint, Forward) and plan.needs:
         raise Uncompilable("Forward() integrates dense Jacobians")
     if field.random:

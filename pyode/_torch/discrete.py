@@ -15,7 +15,7 @@ from .._errors import NonFiniteError, SolveError
 from .._field import Block, Evaluation
 from .._params import name_of_tensor
 from .._state import inside
-from . import diagnose
+from . import diagnose, twice
 from .adjoint_rhs import AdjointRHS, backward_failure
 from .compiled import CompiledMethod
 from .coupled import CoupledTranspose, solve_rows, together
@@ -28,7 +28,9 @@ from .transpose import Carry, TimeGrads, Transpose, accumulate
 
 
 def backward(adjoint: Discrete, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
-    """Transpose every accepted step, last to first."""
+    """Transpose every accepted step, last to first; a multistep method's all at once."""
+    if plan.solver.multistep:
+        return twice.backward(plan, tape, grad_ys)
     if isinstance(tape.trajectory.method, CompiledMethod):
         from .compiled_discrete import CompiledPass  # which is a `Pass`
 

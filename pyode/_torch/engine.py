@@ -43,6 +43,7 @@ from .forward_solve import Recorder, Writer, nan_rows, run
 from .inductor import Uncompilable
 from .loop import Watch
 from .method import Method
+from .methods import method_of
 from .tableaus import TABLEAUS
 from .tape import Tape
 from .trajectory import Trajectory
@@ -142,6 +143,8 @@ class Torch(Engine):
     def explain(self, plan: Plan, tape: Tape, grad_ys: Tensor) -> None:
         """Once more, with every step of `Discrete` or all of the adjoint's state looked at."""
         adjoint = plan.adjoint
+        if plan.solver.multistep:
+            return
         if isinstance(adjoint, adj.Discrete) and plan.batch == "joint":
             with torch.no_grad():
                 discrete.locate(plan, tape, grad_ys)
@@ -321,7 +324,7 @@ def _parts(
             return method, rhs, rhs, saves
         except Uncompilable as err:
             binding.not_compiled(plan, err)
-    method = Method(plan.solver, y.dtype, y.device, plan.jumps)
+    method = method_of(plan, plan.solver, y)
     if not graphs:
         return method, rhs, rhs, None
     shared = method.tableau.stages - 1 if method.tableau.fsal else None

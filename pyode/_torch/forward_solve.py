@@ -13,6 +13,7 @@ from .._norms import Norm, state_norm
 from .._stats import Limits
 from .loop import Integrator
 from .method import RHS, Method, Step
+from .methods import method_of
 from .trajectory import Trajectory
 
 MOST, TOGETHER = 64, 2**18  # steps, and entries of their stages, whose outputs are made in one go
@@ -196,7 +197,7 @@ def run(
 def integrate(plan: Plan, y: Tensor, t0: float, t1: float, keep_dense: bool) -> Trajectory:
     """A dense forward solve of one interval, for a backward pass that needs it again."""
     field, stats = plan.field, plan.stats.backward
-    method = Method(plan.solver, y.dtype, y.device, plan.jumps)
+    method = method_of(plan, plan.solver, y)
     trajectory = Trajectory(field, method, y, t0, None, keep_dense=keep_dense, jumps=plan.jumps)
     limits = Limits(plan.limits.max_steps, plan.limits.timeout)
     before = stats.nfe

@@ -147,6 +147,10 @@ class Method:
             times = [last if stays else t for t, stays in zip(times, held, strict=True)]
         return times, held
 
+    def evaluated(self, t0: float, t1: float) -> list[float]:
+        """When the rows of the last attempt's k are derivatives."""
+        return [t0 + c * (t1 - t0) for c in self.tableau.c[: self.tableau.stages]]
+
     def widen(self, columns: int) -> None:
         """Tolerances for [y, S]: `columns` sensitivities of a component have that component's.
 

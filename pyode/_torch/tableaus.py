@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+from .. import _adams as adams
 from .. import _implicit as implicit
 from .. import _solvers as s
 from . import _dopri8, _kvaerno5
@@ -208,6 +209,8 @@ TABLEAUS: dict[type[s.Solver], Tableau] = {
     implicit.GaussLegendre6: GAUSS6,
     implicit.RadauIIA3: RADAU3,
     implicit.RadauIIA5: RADAU5,
+    adams.AdamsBashforth: RK38,  # of the first steps
+    adams.AdamsBashforthMoulton: RK38,
 }
 
 

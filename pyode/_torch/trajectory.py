@@ -104,6 +104,8 @@ class Trajectory:
 
     def state(self, n: int) -> Tensor:
         """Y at node n, from the nearest stored state before it."""
+        if self._remembers():
+            return self.steps[n].y0 if n < len(self) else self.last[1]
         start = self.store.restart(n)
         y = self.store.states[start]
         if start == n:
@@ -121,7 +123,7 @@ class Trajectory:
 
     def step(self, n: int) -> Step:
         """Step n with its stage derivatives."""
-        if n in self.steps:
+        if n in self.steps or self._remembers():
             return self.steps[n]
         y = self.state(n)
         before = self._nfe()
@@ -134,6 +136,20 @@ class Trajectory:
         if n + 1 <= len(self):
             self.last = (n + 1, step.y1)
         return step
+
+    def _remembers(self) -> bool:
+        """Whether steps are made of former ones: all are there then, taken once more if need be."""
+        if not self.method.solver.multistep or not len(self):
+            return False
+        if not self.keep_dense:
+            self.keep_dense, y, before = True, self.store.states[0], self._nfe()
+            for n in range(len(self)):
+                self.steps[n] = step = self._replay(n, y)
+                y = step.y1
+            self.last = (len(self), y)
+            self._dense_peak = sum(len(step.k) for step in self.steps.values())
+            self.stats.recomputed += self._nfe() - before
+        return True
 
     def _replay(self, n: int, y: Tensor) -> Step:
         if self.clock is not None and self.clock.late:

@@ -40,10 +40,8 @@ class Trouble:
 
     def remember(self, integ: Integrator, t1: float, k: Tensor, y1: Tensor) -> None:
         """Note which evaluation of a rejected attempt was not finite."""
-        c = integ.method.tableau.c
-        for i in range(1, integ.method.tableau.stages):
+        for i, t in [*enumerate(integ.method.evaluated(integ.t, t1))][1:]:
             if k.ndim == 2 and not bool(torch.isfinite(k[i]).all()):
-                t = integ.t + c[i] * (t1 - integ.t)
                 self._note(f"{integ.rhs.title} returned {describe(k[i], integ.rhs)}", t)
                 return
         if not bool(torch.isfinite(y1).all()):
