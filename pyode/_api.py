@@ -23,9 +23,9 @@ from ._arguments import (
 from ._autograd import autocast_dtype, refuse_transforms, uncast
 from ._engine import Engine, Plan
 from ._errors import GradientUnavailable, InputTypeError, choose
-from ._field import Field, check_params
+from ._field import Field
 from ._julia.engine import Julia
-from ._params import find_params, reached, watermark
+from ._params import check_params, find_params, reached, watermark
 from ._planned import Known, finished, flattened
 from ._returned import random_state, refuse_in_place
 from ._solution import Solution

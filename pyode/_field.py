@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._errors import InputTypeError, MissingGradientError, SolveError
+from ._errors import MissingGradientError, SolveError
 from ._params import name_of_tensor
 from ._returned import explained, flat_result
 from ._state import Layout
@@ -337,16 +337,3 @@ class Field:
         """
         with torch.autocast(self.layout.device.type, self.cast, cache_enabled=False):
             return self.f(t, y)
-
-
-def check_params(params: Any) -> tuple[Tensor, ...]:
-    """The user's own list of parameters, checked; tensors that need no gradient are dropped."""
-    if isinstance(params, Tensor):
-        raise InputTypeError("`params` got one tensor. Pass a sequence: params=(w,).")
-    if not isinstance(params, Iterable):
-        raise InputTypeError(f"`params` got {params!r}. Pass a sequence of tensors: params=(w,).")
-    found = tuple(params)
-    for i, p in enumerate(found):
-        if not isinstance(p, Tensor):
-            raise InputTypeError(f"`params`[{i}] is a {type(p).__name__}. Pass tensors.")
-    return tuple(p for p in found if p.requires_grad)

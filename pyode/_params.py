@@ -11,11 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._errors import MissingGradientError
+from ._errors import InputTypeError, MissingGradientError
 
 PLAIN = frozenset({type(None), str, bytes, int, float, bool})  # they hold nothing
 DEPTH = 6  # nested closures, partials, containers and objects looked into
 _LEAF = torch.ones((), requires_grad=True)
+
+
+def check_params(params: Any) -> tuple[Tensor, ...]:
+    """The user's own list of parameters, checked; tensors that need no gradient are dropped."""
+    if isinstance(params, Tensor):
+        raise InputTypeError("`params` got one tensor. Pass a sequence: params=(w,).")
+    if not isinstance(params, Iterable):
+        raise InputTypeError(f"`params` got {params!r}. Pass a sequence of tensors: params=(w,).")
+    found = tuple(params)
+    for i, p in enumerate(found):
+        if not isinstance(p, Tensor):
+            raise InputTypeError(f"`params`[{i}] is a {type(p).__name__}. Pass tensors.")
+    return tuple(p for p in found if p.requires_grad)
 
 
 def find_params(f: Callable[..., Any]) -> tuple[Tensor, ...]:
