@@ -48,7 +48,8 @@ def odeint(
             equation is iterated to rtol, atol. Adaptive:
             adaptive_heun, fehlberg2, bosh3, dopri5 (default), tsit5, dopri8; kvaerno5 (stiff).
         options: fixed steps: step_size, grid_constructor (its inner times are constants), interp
-            ("linear" or "cubic"), perturb; of Adams methods max_order and max_iters (implicit).
+            ("linear" or "cubic"), perturb; of Adams methods max_order (5; torchdiffeq's 12 is
+            unstable but for short steps) and max_iters (implicit).
             Adaptive: first_step, min_step, max_step, safety, ifactor, dfactor, max_num_steps
             (between two outputs), step_t, jump_t, norm.
         event_fn: `event_fn(t, y)`: the solve ends where a component of it changes sign, however

@@ -56,6 +56,9 @@ ABSENT: dict[str, str] = {  # torchdiffeq's that are not here: what to pass
 ADAMS = ("max_order", "max_iters")
 ADAMS_OPTIONS = {adams.AdamsBashforth: ADAMS[:1], adams.AdamsBashforthMoulton: ADAMS}
 LEAST = 4  # max_order of what is more than a Runge-Kutta method
+# max_order if none is given. torchdiffeq's is 12: an explicit step of order 11, which is unstable
+# where h·|∂f/∂y| is above some 0.003 (of order 4: 0.3)
+ORDER = 5
 FIXED_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb")
 SIZES = ("first_step", "min_step", "max_step")
 FACTORS = {"safety": "safety", "ifactor": "factor_max", "dfactor": "factor_min"}
@@ -147,7 +150,7 @@ def _adams(
     method: str, tolerances: dict[str, Any], options: dict[str, Any]
 ) -> tuple[type[s.Solver], dict[str, Any]]:
     """Solver and arguments of torchdiffeq's method: `max_order` is that of a corrected step."""
-    most = options.get("max_order", adams.MOST)
+    most = options.get("max_order", ORDER)
     if not isinstance(most, int) or not 1 <= most <= adams.MOST:
         raise InputError(f"`max_order` got {most!r}. Pass an int from 4 to {adams.MOST}.")
     if most < LEAST:

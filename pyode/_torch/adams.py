@@ -35,6 +35,15 @@ def weights(nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
     return half * torch.einsum("g,...gj->...j", share, (above / below).prod(-1))
 
 
+def integral(nodes: Tensor, k: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Σ_j k_j ∫ l_j(t) dt `[..., n]`.
+
+    As differences from the first: weights of a hundred, rounded, would not add up to the step.
+    """
+    size, w = _like(end - start, k).unsqueeze(-1), _like(weights(nodes, start, end), k)
+    return size * k[0] + w[..., 1:] @ (k[1:] - k[0])
+
+
 class History:
     """What is known of f before a step, and the steps that are made of it.
 
@@ -69,15 +78,15 @@ class History:
         """
         nodes = torch.stack([t for t, _ in self.known])
         k, start = torch.stack([value for _, value in self.known]), nodes[0]
-        y1 = y + _like(weights(nodes, start, end), y) @ k
+        y1 = y + integral(nodes, k, start, end)
         if not self.corrects:
             return nodes, k, y1
         nodes = torch.cat([nodes, end.unsqueeze(0)])
-        share = _like(weights(nodes, start, end), y)
-        base, rate = y + share[:-1] @ k, k[0]
+        size, share = _like(end - start, y), _like(weights(nodes, start, end), y)
+        base, rate = size * k[0] + share[1:-1] @ (k[1:] - k[0]), k[0]
         for _ in range(self.solver.iterations):  # type: ignore[attr-defined]
             before, rate = y1, at_end(y1)
-            y1 = base + share[-1] * rate
+            y1 = y + (base + share[-1] * (rate - k[0]))
             if self.settled(before.detach(), y1.detach()):
                 break
         else:
@@ -100,7 +109,7 @@ def between(
     """
     (t0, t1), (y0, y1) = ends, states
     if interp == "dense":
-        return y0 + _like(weights(nodes, t0, t), y0) @ k
+        return y0 + integral(nodes, k, t0, t)
     x = _like((t - t0) / (t1 - t0), y0).unsqueeze(-1)
     if interp == "linear":
         return torch.lerp(y0, y1, x)
