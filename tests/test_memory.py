@@ -57,6 +57,19 @@ def test_budget_is_kept(kind, states):
         assert all(torch.equal(a, b) for a, b in zip(found, kept, strict=True)), steps
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("steps", [1, 5, 10, 60, 400])
+def test_few_states_repeat_steps_no_more_than_the_bound(steps, slots):
+    """Also where little but the start and the state in hand is held."""
+    repeats = 0
+    while math.comb(slots + repeats, repeats) < steps:
+        repeats += 1
+    _, sol = gradient(steps, pyode.Discrete(memory=(slots + 1) * STATE * 8), pyode.Euler)
+    assert sol.stats.backward.peak_bytes <= (slots + 1) * STATE * 8
+    # by Euler, one evaluation a step; each step once more for its own vjp, and f at the start
+    assert sol.stats.backward.recomputed <= (repeats + 1) * steps + 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("states", [12, 60, 283])
 @pytest.mark.parametrize("kind", BUDGETED)

@@ -11,6 +11,7 @@ from .. import _adjoints as adj
 from .._engine import Plan
 from .._errors import InputError
 from .._solvers import Solver
+from .store import repetitions
 from .tableaus import tableau_of
 
 DENSE_BYTES = 64 * 10**6  # states kept for `sol(t)` when no gradient needs them
@@ -35,14 +36,6 @@ def slots_for(plan: Plan, total_bytes: int) -> int:
             f"{size_of(plan.state_bytes)}. Pass at least two states: {2 * plan.state_bytes}."
         )
     return states - 1
-
-
-def repetitions(steps: int, slots: int) -> int:
-    """Griewank's bound: the least r with C(slots + r, r) >= steps."""
-    r = 0
-    while math.comb(slots + r, r) < steps:
-        r += 1
-    return r
 
 
 def recompute_factor(steps: int, slots: int) -> float:

@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+
+def repetitions(steps: int, slots: int) -> int:
+    """Griewank's bound: the least r with C(slots + r, r) >= steps."""
+    r = 0
+    while math.comb(slots + r, r) < steps:
+        r += 1
+    return r
+
+
+def places(start: int, end: int, free: int) -> list[int]:
+    """Which states after `start` to hold, so that all before `end` follow with least repetition.
+
+    Each is put so that the bound holds before it, with all slots, and after it, with one less.
+    """
+    found = []
+    while free > 0 and end > start:
+        states = end - start + 1
+        r = repetitions(states, free + 1)
+        before = math.comb(free + r - 1, r - 2) if r > 1 else 1
+        start += max(before, states - math.comb(free + r, r))
+        free -= 1
+        found.append(start)
+    return found
 
 
 class Store:
@@ -12,7 +38,8 @@ class Store:
     Wang, Moin, Iaccarino (2009, doi:10.1137/080727890): offered one state after another, of an
     unknown number, it keeps those that let the trajectory be reversed with as few repetitions of a
     step as Griewank's binomial bound allows: N steps need at most r repetitions when
-    N <= C(slots + r, r). The same rule places states while a stretch is replayed.
+    N <= C(slots + r, r). A stretch that is replayed has a known length: there, states are put
+    where Griewank's schedule has them (Griewank, Walther 2000, doi:10.1145/347837.347846).
 
     A state is dispensable when a later one has a higher level. Each operation is O(1) amortised.
 
@@ -25,6 +52,7 @@ class Store:
         self.states: dict[int, Tensor] = {}
         self._active: list[tuple[int, int]] = []  # (index, level), levels not increasing
         self._spare: list[int] = []  # dispensable, ascending
+        self._places: set[int] = set()  # of the stretch being replayed
         self.peak = 0
 
     def offer(self, index: int, state: Tensor) -> None:
@@ -57,6 +85,16 @@ class Store:
             return index
         self._drop_after(index)
         return max(self._active[-1][0], self._spare[-1] if self._spare else 0)
+
+    def stretch(self, start: int, index: int) -> None:
+        """The states from `start` to `index` are about to be offered once more."""
+        free = 0 if self.slots is None else self.slots - len(self.states)
+        self._places = set(places(start, index, free))
+
+    def again(self, index: int, state: Tensor) -> None:
+        """Take a state of the stretch, if it is to be held."""
+        if index in self._places:
+            self._push(index, 0, state)
 
     def _drop_after(self, index: int) -> None:
         while len(self._active) > 1 and self._active[-1][0] > index:
@@ -98,6 +136,10 @@ class Marked(Store):
             self.pinned.add(at)
             self.states[at] = held
             self.marks = self.marks[1:]
+
+    def again(self, index: int, state: Tensor) -> None:
+        """Hold all of a stretch."""
+        self.offer(index, state)
 
     def restart(self, index: int) -> int:
         """Forget the states after `index` and of other stretches; the last one held before it."""

@@ -113,10 +113,11 @@ class Trajectory:
         if start < self.last[0] <= n:
             start, y = self.last
         before = self._nfe()
+        self.store.stretch(start, n)
         for i in range(start, n):
             y = self._replay(i, y).y1
             if i + 1 < n:
-                self.store.offer(i + 1, y)
+                self.store.again(i + 1, y)
         self.stats.recomputed += self._nfe() - before
         self.last = (n, y)
         return y
