@@ -21,6 +21,7 @@ from ._arguments import (
     stop_times,
 )
 from ._autograd import autocast_dtype, refuse_transforms, uncast
+from ._eager import eager
 from ._engine import Engine, Plan
 from ._errors import GradientUnavailable, InputTypeError, choose
 from ._field import Field
@@ -38,6 +39,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {"torch": Torch, "julia": Julia}
 MAX_STEPS = 16_384
 
 
+@eager
 def solve(
     f: Callable[..., Any],
     y0: Any,
@@ -99,6 +101,7 @@ def solve(
     return finished(made, flat, throw)
 
 
+@eager
 def plan(f: Callable[..., Any], y0: Any, ts: Any, **options: Any) -> Plan:
     """What `solve` with the same arguments would do, found out once, for as many solves as wanted.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._adjoints import Discrete
+from ._eager import eager
 from ._engine import Grads, Plan, Result
 from ._errors import (
     BackwardError,
@@ -52,6 +53,7 @@ class Solve(torch.autograd.Function):
         return ys
 
     @staticmethod
+    @eager
     def backward(ctx: Any, grad_ys: Tensor) -> Any:  # type: ignore[override]
         plan: Plan = ctx.plan
         y0, ts, *params = ctx.saved_tensors[: 2 + len(plan.field.params)]
@@ -229,6 +231,7 @@ class _Gate(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
+    @eager
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         return grad if ctx.passes else None, None
 
@@ -266,6 +269,7 @@ class Ended(torch.autograd.Function):
         return ys.view_as(ys)
 
     @staticmethod
+    @eager
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         raise GradientUnavailable(
             f"`ys` of a solve that failed has no gradient: {ctx.what}\n"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from ._adjoints import Adjoint
+from ._eager import eager
 from ._errors import GradientUnavailable, InputError, Outcome
 from ._solvers import Solver
 from ._stats import Limits, SolveStats
@@ -44,6 +45,7 @@ class Plan:
     known: Known | None = None  # of one that is to be solved with again
     kept: dict[str, Any] = dataclasses.field(default_factory=dict, init=False)  # made of it once
 
+    @eager
     def solve(self, y0: Any, *, throw: bool = True) -> Solution:
         """`pyode.solve` from another state of the same structure, shapes, dtype and device.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
+from ._eager import eager
 from ._errors import GradientUnavailable, InputTypeError, MaxStepsError, NonFiniteError
 from ._state import Layout
 from ._torch.loop import Integrator, Watch
@@ -188,6 +189,7 @@ class Attach(torch.autograd.Function):
         return event_t.clone()
 
     @staticmethod
+    @eager
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         if ctx.rate == 0.0:

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ._adjoints import Adjoint, Backsolve, Discrete
 from ._api import solve
+from ._eager import eager
 from ._errors import InputError, MaxStepsError
 from ._events import WINDOWS, Event, Finder, Found, attach, find
 from ._solution import Solution
@@ -23,6 +24,7 @@ from ._torchdiffeq import FIXED, Callbacks, Setting, Way, known, translate
 EVENT_STEPS = 20_000  # until an event, if max_num_steps does not say
 
 
+@eager
 def odeint(
     func: Callable[..., Any],
     y0: Any,
@@ -71,6 +73,7 @@ def odeint(
     return event_t, _ends(y0, state)
 
 
+@eager
 def odeint_adjoint(
     func: Callable[..., Any],
     y0: Any,
@@ -128,6 +131,7 @@ def odeint_adjoint(
     return attach(func, event, event_t, state)[0], _ends(y0, state)
 
 
+@eager
 def odeint_event(
     func: Callable[..., Any],
     y0: Any,

@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ._adjoints import Discrete
+from ._eager import eager
 from ._errors import InputError, InputTypeError
 from ._odeint import Call
 from ._solution import Solution
 from ._state import asked
 
 
+@eager
 def odeint_dense(
     func: Callable[..., Any],
     y0: Any,

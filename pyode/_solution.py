@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ._autograd import uncast
+from ._eager import eager
 from ._engine import Plan
 from ._errors import InputError, Outcome
 from ._state import asked
@@ -56,6 +57,7 @@ class Solution:
         """`ys`, under SciPy's name (time first)."""
         return self.ys
 
+    @eager
     def __call__(self, t: float | Tensor) -> Any:
         """Dense output at one time or several `[k]`, detached from the autograd graph.
 
