@@ -15,6 +15,7 @@ import pytest
 import pyode
 from pyode import _adjoints, _solvers
 from pyode._julia import runtime, translate
+from pyode._julia.native import lower
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -35,6 +36,16 @@ def test_uuids_and_versions_agree():
     extra = python["project"]["optional-dependencies"]["julia"]
     juliacall = next(x for x in extra if x.startswith("juliacall"))
     assert juliacall.startswith(f"juliacall>={root['compat']['PythonCall']}")
+
+
+def test_every_operation_of_a_native_field_is_one_of_julia():
+    """A program with another ends in a KeyError where it is compiled; f would be called back."""
+    source = (ROOT / "julia/src/native/elementary.jl").read_text()
+    known = set(re.findall(r":(\w+) =>", source.split("const OPERATIONS")[1]))
+    written = re.findall(r'mapped\("(\w+)"', pathlib.Path(lower.__file__).read_text())
+    assert {"tanh", "where"} <= known
+    tables = (lower.UNARY, lower.BINARY, lower.POWERS)
+    assert {*written, *(op for table in tables for op in table.values())} <= known
 
 
 def test_every_dependency_is_bounded():

@@ -82,7 +82,6 @@ UNARY = {
         "ceil",
         "trunc",
         "round",
-        "erf",
     ]
 } | {"sgn": "sign", "sign": "sign", "logical_not": "not", "bitwise_not": "not"}
 BINARY = {
