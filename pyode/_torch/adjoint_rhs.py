@@ -125,11 +125,14 @@ class AdjointRHS:
     def blocks(self, t: float, z: Tensor) -> list[Block]:
         """Jacobian blocks: J for y, -Jᵀ for λ; the parameters' integral feeds back nowhere."""
         y, _ = self.split(z, t)
-        jac = self.field.jacobian(t, y)[1]
-        n = self.n
+        jac, n = self.jacobian(t, y), self.n
         if self.y_of_t is not None:
             return [Block(0, n, -jac.t())]
         return [Block(0, n, jac), Block(n, 2 * n, -jac.t())]
+
+    def jacobian(self, t: float, y: Tensor) -> Tensor:
+        """∂f/∂y `[n, n]` of the user's f."""
+        return self.field.jacobian(t, y)[1]
 
     def locate(self, i: int) -> str:
         """Entry i as a part of y, λ or ∂L/∂θ."""
@@ -281,7 +284,7 @@ def _parts(
         from .compiled_adjoint import adjoint_parts  # whose right-hand side is an `AdjointRHS`
 
         try:
-            return adjoint_parts(solver, rhs, z, plan.field.compiled, norm, quad)
+            return adjoint_parts(solver, rhs, z, plan.field.compiled, norm, quad, plan.jumps)
         except Uncompilable as err:
             not_compiled(plan, err, "the backward solve")
     method = method_of(plan, solver, z)

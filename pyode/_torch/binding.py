@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,16 @@ from .._adjoints import Forward
 from .._engine import Plan
 from .._errors import CompileWarning
 from .._field import Field
+from .._norms import Norm
 from .._params import upstream
 from .._warned import warn
 from . import capture
 from .capture import Captured
-from .compiled import Compiled
+from .compiled import Compiled, Saves
+from .compiled import forward_parts as explicit_parts
+from .compiled_implicit import implicit_parts
 from .inductor import Uncompilable
+from .method import Method
 
 
 def bind(plan: Plan) -> Compiled:
@@ -30,8 +36,6 @@ def bind(plan: Plan) -> Compiled:
         raise Uncompilable("complex numbers are not compiled")
     if plan.batch != "joint":
         raise Uncompilable("samples with steps of their own are not compiled")
-    if plan.solver.stiff:
-        raise Uncompilable(f"{type(plan.solver).__name__} is implicit")
     if plan.solver.multistep:
         raise Uncompilable(f"{type(plan.solver).__name__} is a multistep method")
     if isinstance(plan.adjoint, Forward) and plan.needs:
@@ -46,6 +50,19 @@ def bind(plan: Plan) -> Compiled:
             capture.prove(field.f, layout, field.captured.graph)
     _refuse_outside(field, field.captured)
     return Compiled(field, field.captured)
+
+
+def forward_parts(
+    plan: Plan, y: Tensor, norm: Norm, graphs: bool
+) -> tuple[Method, Any, Saves | None]:
+    """Method, right-hand side and, with `graphs`, collector of a compiled forward solve.
+
+    Raises:
+        Uncompilable: with the reason.
+    """
+    if plan.solver.stiff:
+        return *implicit_parts(plan, plan.field.compiled, y), None
+    return explicit_parts(plan, plan.field.compiled, y, norm, graphs)
 
 
 def _refuse_outside(field: Field, captured: Captured) -> None:

@@ -12,20 +12,43 @@ from .._norms import Norm
 from .._solvers import Solver
 from .adjoint_rhs import AdjointRHS
 from .compiled import Compiled, CompiledMethod
-from .inductor import Run, Uncompilable, compile_one
+from .compiled_implicit import ImplicitMethod, Jacobian
+from .inductor import Run, compile_one
+from .method import Method
 
 
 def adjoint_parts(
-    solver: Solver, rhs: AdjointRHS, z: Tensor, compiled: Compiled, norm: Norm, quad: slice | None
-) -> tuple[CompiledMethod, AdjointRHS]:
+    solver: Solver,
+    rhs: AdjointRHS,
+    z: Tensor,
+    compiled: Compiled,
+    norm: Norm,
+    quad: slice | None,
+    jumps: tuple[float, ...],
+) -> tuple[Method, AdjointRHS]:
     """Method and right-hand side of a backward solve.
 
     Raises:
         Uncompilable: with the reason.
     """
-    if solver.stiff:
-        raise Uncompilable(f"the adjoint's solver {type(solver).__name__} is implicit")
-    return AdjointMethod(solver, rhs, z, compiled, norm, quad), CompiledAdjoint(rhs, z, compiled)
+    if not solver.stiff:
+        method = AdjointMethod(solver, rhs, z, compiled, norm, quad)
+        return method, CompiledAdjoint(rhs, z, compiled)
+    y_of_t, n = rhs.y_of_t, rhs.n
+    implicit = ImplicitMethod(
+        solver,
+        torch.zeros_like(z),
+        compiled,
+        derivative(rhs, compiled),
+        ("adjoint", *kind(rhs)),
+        ((0, n),) if y_of_t is not None else ((0, n), (n, 2 * n)),
+        jumps,
+        (lambda t: ()) if y_of_t is None else (lambda t: (y_of_t(t).unsqueeze(0),)),
+        along(rhs, 1),
+        vjps=1,
+    )
+    implicit.quadratures = quad
+    return implicit, StiffAdjoint(rhs, z, compiled)
 
 
 class CompiledAdjoint(AdjointRHS):
@@ -69,6 +92,17 @@ class CompiledAdjoint(AdjointRHS):
         stats.nvjp += 1
         numbers = torch.tensor((t,), dtype=torch.float64)
         return self.run_params([numbers, y, lam, *self.compiled.tensors])[0]
+
+
+class StiffAdjoint(CompiledAdjoint):
+    """The same with its Jacobian, a program too."""
+
+    def __init__(self, rhs: AdjointRHS, z: Tensor, compiled: Compiled):
+        super().__init__(rhs, z, compiled)
+        self.of_f = Jacobian(compiled)
+
+    def jacobian(self, t: float, y: Tensor) -> Tensor:
+        return self.of_f(t, y)
 
 
 class AdjointMethod(CompiledMethod):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from .._state import inside
 from . import diagnose, twice
 from .adjoint_rhs import AdjointRHS, backward_failure
 from .compiled import CompiledMethod
+from .compiled_implicit import ImplicitMethod
 from .coupled import CoupledTranspose, solve_rows, together
 from .esdirk import Newton, SingularError
 from .forward_solve import pins, ties
@@ -35,6 +37,10 @@ def backward(adjoint: Discrete, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grad
         from .compiled_discrete import CompiledPass  # which is a `Pass`
 
         return CompiledPass(plan, tape, grad_ys).run()
+    if isinstance(tape.trajectory.method, ImplicitMethod):
+        from .implicit_discrete import ImplicitPass
+
+        return ImplicitPass(plan, tape, grad_ys).run()
     return Pass(plan, tape, grad_ys).run()
 
 
@@ -233,9 +239,10 @@ class Pass:
     def _retaken(self, step: Step) -> Step:
         """An implicit step once more."""
         before, (t0, t1) = self.field.stats.nfe, step.beside or (step.t0, step.t1)
-        start = self.field(t0, step.y0)
+        rhs: Any = self.trajectory.field
+        start = rhs(t0, step.y0)
         try:
-            step.k, step.y1 = self.method.attempt(self.field, t0, t1, step.y0, start)
+            step.k, step.y1 = self.method.attempt(rhs, t0, t1, step.y0, start)
         except SingularError:
             raise diagnose.not_replayed(t0) from None
         self.plan.stats.backward.recomputed += self.field.stats.nfe - before
@@ -243,13 +250,16 @@ class Pass:
 
     def _implicit(self, step: Step, inner: bool) -> tuple[list[Evaluation], Tensor]:
         """An implicit step's evaluations with their graphs, and its stage derivatives."""
-        (t0, t1), y = step.beside or (step.t0, step.t1), step.y0
-        h = t1 - t0
         if inner and self.tableau.extra and not step.filled:
             before = self.field.stats.nfe
-            self.method.fill(self.field, step)
+            self.method.fill(self.trajectory.field, step)  # type: ignore[arg-type]
             self.plan.stats.backward.recomputed += self.field.stats.nfe - before
         k = step.k if inner else step.k[: self.tableau.stages]
+        return self._evaluations(step.beside or (step.t0, step.t1), step.y0, k), k
+
+    def _evaluations(self, ends: tuple[float, float], y: Tensor, k: Tensor) -> list[Evaluation]:
+        """F at the stages of an implicit step, each with its graph."""
+        (t0, t1), h = ends, ends[1] - ends[0]
         evals = [self.field.evaluation(t0, y, self.wrt_t)]
         times, held = self.method.stage_times(t0, t1)
         for i in range(1, len(k)):
@@ -257,7 +267,7 @@ class Pass:
             point = torch.addmv(y, k[: len(row)].t(), row, alpha=h)
             moves = self.wrt_t and not held[i]
             evals.append(self.field.evaluation(times[i], point, moves))
-        return evals, k
+        return evals
 
     def _solver(self, evals: list[Evaluation], h: float):
         """(i, x) ↦ (I - hγJ_i)^-T x, or (1, x) ↦ that of all the coupled stages, rows of x."""

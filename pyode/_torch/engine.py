@@ -38,7 +38,7 @@ from . import (
 )
 from ._plans import check_dense, check_steps, decide
 from .adjoint_rhs import time_grads
-from .compiled import Saves, forward_parts
+from .compiled import Saves
 from .forward_solve import Recorder, Writer, nan_rows, run
 from .inductor import Uncompilable
 from .loop import Watch
@@ -320,7 +320,7 @@ def _parts(
     """Method, right-hand side, that as the loop sees it, and what records accepted steps."""
     if plan.field.compiled is not None:
         try:
-            method, rhs, saves = forward_parts(plan, plan.field.compiled, y, norm, graphs)
+            method, rhs, saves = binding.forward_parts(plan, y, norm, graphs)
             return method, rhs, rhs, saves
         except Uncompilable as err:
             binding.not_compiled(plan, err)

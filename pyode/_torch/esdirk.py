@@ -54,6 +54,21 @@ class Newton:
         """The iteration matrix at an iterate: that of the step's start."""
         return self
 
+    def iterate(
+        self,
+        evaluate: Evaluate,
+        scale: Tensor | None,
+        t: float,
+        base: Tensor,
+        gamma: float,
+        x: Tensor,
+    ) -> tuple[Tensor, float, Tensor]:
+        """The next x on the way to x = base + γh f(t, x), the size of its change, and f(t, x)."""
+        rate = evaluate(t, x)
+        delta = self.solve(torch.add(base, rate, alpha=gamma).sub_(x))
+        x = x + delta
+        return x, size_of_change(delta, x, scale), rate
+
     def solve(self, r: Tensor) -> Tensor:
         start, stop, matrix, pivots = self.factors[0]
         if len(self.factors) == 1 and stop - start == r.numel():
@@ -194,12 +209,9 @@ def _newton(
     """Solve x = base + γh f(t, x)."""
     x, last = guess, float("inf")
     for _ in range(newton.most):
-        rate_of_x = evaluate(t, x)
-        delta = newton.at(t, x).solve(torch.add(base, rate_of_x, alpha=gamma).sub_(x))
-        x = x + delta
-        size = size_of_change(delta, x, scale)
+        x, size, rate = newton.at(t, x).iterate(evaluate, scale, t, base, gamma, x)
         if not size < float("inf"):
-            raise SingularError(t, rate_of_x)
+            raise SingularError(t, rate)
         if settled(newton, size, last):
             return x
         last = size
