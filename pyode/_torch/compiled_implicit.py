@@ -6,7 +6,6 @@ between two decisions is one call of a program, and so is the Jacobian.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +17,11 @@ from .._engine import Plan
 from .._field import Block
 from .._solvers import Solver
 from .compiled import Compiled, CompiledField, Evaluate
-from .esdirk import Newton
+from .esdirk import Newton, converged
 from .inductor import Run, compile_one
 from .method import Method
+from .rk import Coefficients
+from .tableau import Tableau
 
 Spans = tuple[tuple[int, int], ...]
 More = Callable[[float], Sequence[Tensor]]
@@ -118,20 +119,34 @@ class ImplicitMethod(Method):
     ):
         super().__init__(solver, y.dtype, y.device, jumps)
         self.compiled, self.more, self.vjps = compiled, more, vjps
-        scaled = self._scale(y)
+        self.weights = stage_weights(self.tableau)
+        self.first: Run | None = None  # iteration of a stage
+        self.next: Run | None = None
+        if self.tableau.coupled:
+            return
+        scale = self._scale(y)
         blocks = [Block(a, b, y.new_zeros(b - a, b - a)) for a, b in spans]
         newton = super()._newton(blocks, 0.0)
-        factors = inputs_of(newton)
+        rest = [*given(scale), *factors_of(newton), *like, *compiled.tensors]
         inverse = tuple(pivots is None for *_, pivots in newton.factors)
-        key = (*kind, "Newton", y.numel(), y.dtype, spans, inverse, scaled is None)
+        key = (*kind, "Newton", y.numel(), y.dtype, spans, inverse, scale is None)
+        step = change(evaluate, spans, inverse, scale is not None)
+        numbers = torch.zeros(3, dtype=torch.float64)
 
-        def build() -> Run:
-            fn = iteration(evaluate, spans, inverse, scaled is not None)
-            lead = [torch.zeros(2, dtype=torch.float64), y, y.clone()]
-            scale = [] if scaled is None else [torch.ones_like(y)]
-            return compile_one(fn, [*lead, *scale, *factors, *like, *compiled.tensors])
+        def begun(
+            numbers: Tensor, weights: Tensor, y: Tensor, k: Tensor, *rest: Tensor
+        ) -> tuple[Tensor, ...]:
+            w = weights.unsqueeze(2).to(y.dtype)
+            sums = torch.where(w != 0, w * k, 0.0).sum(1)  # what no weight reads may be NaN
+            base, x = y + numbers[1].to(y.dtype) * sums
+            return base, *step(numbers, base, x, *rest)
 
-        self.run: Run | None = None if self.tableau.coupled else compiled.program(key, build)
+        def first() -> Run:
+            k = y.new_zeros(len(self.tableau.a), y.numel())
+            return compile_one(begun, [numbers, self.weights[1], y, k, *rest])
+
+        self.first = compiled.program((*key, len(self.tableau.a)), first)
+        self.next = compiled.program(key, lambda: compile_one(step, [numbers, y, y.clone(), *rest]))
 
     def again(self, compiled: Compiled) -> ImplicitMethod:
         """The same for another solve."""
@@ -141,43 +156,95 @@ class ImplicitMethod(Method):
 
     def _newton(self, blocks: list[Block], h: float) -> Newton:
         newton = super()._newton(blocks, h)
-        return newton if self.run is None else CompiledNewton(newton, self)
+        return newton if self.next is None else CompiledNewton(newton, self)
 
 
-def inputs_of(newton: Newton) -> list[Tensor]:
+def given(x: Tensor | None) -> list[Tensor]:
+    return [] if x is None else [x]
+
+
+def factors_of(newton: Newton) -> list[Tensor]:
     """The factors of an iteration, one tensor or two for each block."""
-    return [x for *_, made, pivots in newton.factors for x in (made, pivots) if x is not None]
+    return [x for *_, made, pivots in newton.factors for x in (made, *given(pivots))]
+
+
+def stage_weights(tableau: Tableau) -> list[Tensor]:
+    """For each stage, `[2, stages]`: of what is known of its equation, and of its first guess.
+
+    The guess is an explicit step, or what the tableau has for it.
+    """
+    n = len(tableau.a)
+    out = []
+    for i, row in enumerate(tableau.a):
+        guess = [*row[:i]]
+        if i >= tableau.stages and tableau.guess:
+            guess = tableau.guess[i - tableau.stages]
+        elif i:
+            guess[-1] += tableau.gamma
+        both = [[*x, *[0.0] * (n - len(x))] for x in (row[:i], guess)]
+        out.append(torch.tensor(both, dtype=torch.float64))
+    return out
 
 
 class CompiledNewton(Newton):
-    """Newton's iteration in one step, each of which is one call of a program."""
+    """Newton's iteration in one step, each change of which is one call of a program."""
 
     def __init__(self, newton: Newton, method: ImplicitMethod):
         self.__dict__.update(newton.__dict__)
-        self.run, self.stats = method.run, method.compiled.field.stats
-        self.more, self.tensors, self.vjps = method.more, method.compiled.tensors, method.vjps
-        self.inputs = inputs_of(newton)
-        self.known: tuple[float, float] | None = None  # time and hγ of the last iteration
-        self.lead: Tensor | None = None
-        self.rest: list[Tensor] = []
+        self.method, self.factors_in = method, factors_of(newton)
+
+    def stage(
+        self,
+        co: Coefficients,
+        scale: Tensor | None,
+        i: int,
+        t: float,
+        h: float,
+        y: Tensor,
+        k: Tensor,
+    ) -> Tensor:
+        """State at stage i of a step, whose derivative goes into row i of `k`."""
+        numbers = torch.tensor((t, h, h * co.tableau.gamma), dtype=torch.float64)
+        rest = self._rest(scale, t)
+
+        def change(found: tuple[Tensor, ...] | None) -> tuple[Any, float, Tensor]:
+            if found is None:
+                base, *out = self._run(True, [numbers, self.method.weights[i], y, k, *rest])
+            else:
+                base, x, _ = found
+                out = self._run(False, [numbers, base, x, *rest])
+            x, slope, size, rate = out
+            return (base, x, slope), size.item(), rate
+
+        _, point, k[i] = converged(self, t, change, None)
+        return point
 
     def iterate(
         self, evaluate: Any, scale: Tensor | None, t: float, base: Tensor, gamma: float, x: Tensor
     ) -> tuple[Tensor, float, Tensor]:
-        if self.known != (t, gamma):
-            self.known, self.lead = (t, gamma), torch.tensor((t, gamma), dtype=torch.float64)
-            scales = () if scale is None else (scale,)
-            self.rest = [*scales, *self.inputs, *self.more(t), *self.tensors]
-        self.stats.nfe += 1
-        self.stats.nvjp += self.vjps
-        x, size, rate = self.run([self.lead, base, x, *self.rest])  # type: ignore[misc]
+        numbers = torch.tensor((t, 0.0, gamma), dtype=torch.float64)
+        x, _, size, rate = self._run(False, [numbers, base, x, *self._rest(scale, t)])
         return x, size.item(), rate
 
+    def _rest(self, scale: Tensor | None, t: float) -> list[Tensor]:
+        method = self.method
+        return [*given(scale), *self.factors_in, *method.more(t), *method.compiled.tensors]
 
-def iteration(
+    def _run(self, first: bool, inputs: list[Tensor]) -> Sequence[Tensor]:
+        method, stats = self.method, self.method.compiled.field.stats
+        stats.nfe += 1
+        stats.nvjp += method.vjps
+        run: Any = method.first if first else method.next
+        return run(inputs)
+
+
+def change(
     evaluate: Evaluate, spans: Spans, inverse: Sequence[bool], scaled: bool
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """(numbers, base, x, scale?, factors..., more..., tensors...) ↦ the next x, its change, f(x).
+    """Newton's iteration as part of a program.
+
+    (numbers, base, x, scale?, factors..., more..., tensors...) ↦ the next x, the stage's derivative
+    there, the size of the change, and f(t, x).
 
     Args:
         evaluate: f as part of a program.
@@ -189,15 +256,15 @@ def iteration(
     last = first + len(inverse) + inverse.count(False)
 
     def fn(numbers: Tensor, base: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        gamma = numbers[2].to(x.dtype)
         rate = evaluate(0, numbers[0], x, rest[last:])
-        r = base + numbers[1].to(x.dtype) * rate - x
-        delta = solved(spans, inverse, rest[first:last], r)
+        delta = solved(spans, inverse, rest[first:last], base + gamma * rate - x)
         x = x + delta
         if scaled:
             size = (delta / rest[0]).abs().amax()
         else:
             size = delta.abs().amax() / x.abs().amax().clamp_min(torch.finfo(x.dtype).tiny)
-        return x, size, rate
+        return x, (x - base) / gamma, size, rate
 
     return fn
 

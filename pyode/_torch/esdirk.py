@@ -167,12 +167,11 @@ def esdirk_dense_stages(
         return
     newton = renew(times[0], y)
     for i, row in enumerate(co.guess, co.tableau.stages):
-        guess = combine(y, h, k[: len(row)].t(), row)
         try:
-            _stage(co, evaluate, newton, scale, i, times[i], h, y, k, guess)
+            _stage(co, evaluate, newton, scale, i, times[i], h, y, k, row)
         except SingularError:  # a kink: no shorter step is to be had here
             full = FullNewton(renew, newton.tol)
-            _stage(co, evaluate, full, scale, i, times[i], h, y, k, guess)
+            _stage(co, evaluate, full, scale, i, times[i], h, y, k, row)
 
 
 def _stage(
@@ -187,33 +186,49 @@ def _stage(
     k: Tensor,
     guess: Tensor | None = None,
 ) -> Tensor:
-    """State at stage i, whose derivative goes into row i of `k`."""
+    """State at stage i, whose derivative goes into row i of `k`; `guess`: weights of the first."""
+    whole = getattr(newton, "stage", None)
+    if whole is not None:
+        return whole(co, scale, i, t, h, y, k)
     gamma = h * co.tableau.gamma
     base = combine(y, h, k[:i].t(), co.a[i])
-    if guess is None:  # an explicit step, which may be far off where the first iteration failed
-        guess = base if isinstance(newton, FullNewton) else base + gamma * k[i - 1]
-    point = _newton(evaluate, newton, scale, t, base, gamma, guess)
+    if guess is not None:
+        start = combine(y, h, k[: len(guess)].t(), guess)
+    else:  # an explicit step, which may be far off where the first iteration failed
+        start = base if isinstance(newton, FullNewton) else base + gamma * k[i - 1]
+
+    def change(x: Tensor) -> tuple[Tensor, float, Tensor]:
+        return newton.at(t, x).iterate(evaluate, scale, t, base, gamma, x)
+
+    point = converged(newton, t, change, start)
     k[i] = (point - base) / gamma
     return point
 
 
-def _newton(
-    evaluate: Evaluate,
+def converged(
     newton: Newton | FullNewton,
-    scale: Tensor | None,
     t: float,
-    base: Tensor,
-    gamma: float,
-    guess: Tensor,
-) -> Tensor:
-    """Solve x = base + γh f(t, x)."""
-    x, last = guess, float("inf")
+    change: Callable[[Any], tuple[Any, float, Tensor]],
+    found: Any,
+) -> Any:
+    """What `change` makes of its own results, again and again, once these change no more.
+
+    Args:
+        newton: says when.
+        t: time of the stage.
+        change: an iterate ↦ the next, the size of the change, and f.
+        found: the first iterate.
+
+    Raises:
+        SingularError: the iteration does not arrive.
+    """
+    last = math.inf
     for _ in range(newton.most):
-        x, size, rate = newton.at(t, x).iterate(evaluate, scale, t, base, gamma, x)
-        if not size < float("inf"):
+        found, size, rate = change(found)
+        if not size < math.inf:
             raise SingularError(t, rate)
         if settled(newton, size, last):
-            return x
+            return found
         last = size
     raise SingularError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -85,7 +84,7 @@ def pulled(compiled: Compiled, solve: bool, wrt_t: bool) -> Any:
 
     def fn(numbers: Tensor, y: Tensor, a: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         totals, tensors = rest[: len(places)], list(rest[len(places) :])
-        info: tuple[Tensor, ...] = ()
+        info: list[Tensor] = []
         if solve:
             own = list(tensors)
             made: Any = torch.func.vjp(lambda y: evaluate(0, numbers[0], y, own), y)
@@ -134,7 +133,7 @@ class ImplicitPass(Pass):
         moves = [self.wrt_t and not stays for stays in held]
         return list(map(Point, numbers, points, solves, moves))
 
-    def _solver(self, evals: Sequence[Any], h: float) -> Any:
+    def _solver(self, evals: list[Any], h: float) -> Any:
         return super()._solver(evals, h) if self.tableau.coupled else None
 
     def _jacobian(self, ev: Any, n: int) -> Tensor | None:
