@@ -35,9 +35,8 @@ def pyode_rows() -> list[Row]:
 
     rows = [row(adjoint, method, "joint") for method in SOLVERS for adjoint in ADJOINTS]
     compiled = f"Discrete(){COMPILED}"
-    rows += [
-        row(a, m, "joint") for m in ("dopri5", "tsit5") for a in (compiled, compiled + PLANNED)
-    ]
+    rows += [row(a, m, "joint") for m in SOLVERS for a in (compiled, compiled + PLANNED)]
+    rows.append(row(f"Quadrature{COMPILED}", "kvaerno5", "joint"))
     rows += [row(a, m, "joint") for m in LOW for a in ("Discrete()", compiled, "Backsolve")]
     per_sample = ("Discrete()", "Discrete('steps')")
     return rows + [row(a, m, "independent") for m in ("dopri5", "tsit5") for a in per_sample]

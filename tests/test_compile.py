@@ -303,7 +303,6 @@ def test_batch_norm_in_training_mode():
 @pytest.mark.parametrize(
     ("why", "options"),
     [
-        ("implicit", {"solver": pyode.Kvaerno5(rtol=1e-4, atol=1e-6)}),
         ("steps of their own", {"batch": "independent"}),
         ("Jacobians", {"adjoint": pyode.Forward()}),
     ],

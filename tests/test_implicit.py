@@ -279,13 +279,6 @@ class TestFailures:
 
 
 class TestElsewhere:
-    def test_not_compiled(self):
-        engine = pyode.Torch(compile=True)
-        with pytest.warns(pyode.CompileWarning, match="SDIRK2 is implicit"):
-            sol = pyode.solve(lambda t, y: -y, torch.ones(2), (0.0, 1.0), engine=engine,
-                              solver=pyode.SDIRK2(step_size=0.1))  # fmt: skip
-        assert "not compiled" in str(sol.plan)
-
     def test_not_by_sample(self):
         with pytest.raises(pyode.InputError, match=r"`batch` got 'independent' with solver Trapez"):
             pyode.solve(lambda t, y: -y, torch.ones(2, 3), (0.0, 1.0), batch="independent",
