@@ -57,11 +57,12 @@ class Torch(Engine):
         watch, watch_backward: told of every step of the forward and of the backward solve.
         perturb: `jumps` are ends of steps that f is evaluated beside, and that move with `ts`, not
             times at which f jumps, which are constants (torchdiffeq's option).
-        compile: steps and their transposes as machine code, by TorchInductor (CPU, a C++ compiler).
-            The first solve of an f takes seconds; later ones with the same shapes, dtype and
-            solver, whatever the times, tolerances and values of parameters, take a fraction of
-            the eager time where f is small. What cannot be compiled runs eagerly, with a
-            `CompileWarning`; `sol.plan` says which. docs/compile.md.
+        compile: steps and their transposes as machine code, by TorchInductor (CPU, a C++ compiler);
+            of implicit ones Jacobians, Newton's iterations and the transposes of stages. The first
+            solve of an f takes seconds; later ones with the same shapes, dtype and solver, whatever
+            the times, tolerances and values of parameters, take a fraction of the eager time where
+            f is small. What cannot be compiled runs eagerly, with a `CompileWarning`; `sol.plan`
+            says which. docs/compile.md.
     """
 
     name: ClassVar[str] = "torch"
