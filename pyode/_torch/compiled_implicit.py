@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ class Jacobian:
         stats = self.compiled.field.stats
         stats.nfe += 1
         stats.njac += 1
-        numbers = torch.tensor((t,), dtype=torch.float64)
+        numbers = torch.from_numpy(np.array((t,)))
         return self.run([numbers, y, *self.compiled.tensors])[0]
 
     def blocks(self, t: float, y: Tensor) -> list[Block]:
@@ -204,7 +205,7 @@ class CompiledNewton(Newton):
         k: Tensor,
     ) -> Tensor:
         """State at stage i of a step, whose derivative goes into row i of `k`."""
-        numbers = torch.tensor((t, h, h * co.tableau.gamma), dtype=torch.float64)
+        numbers = torch.from_numpy(np.array((t, h, h * co.tableau.gamma)))
         rest = self._rest(scale, t)
 
         def change(found: tuple[Tensor, ...] | None) -> tuple[Any, float, Tensor]:
@@ -222,7 +223,7 @@ class CompiledNewton(Newton):
     def iterate(
         self, evaluate: Any, scale: Tensor | None, t: float, base: Tensor, gamma: float, x: Tensor
     ) -> tuple[Tensor, float, Tensor]:
-        numbers = torch.tensor((t, 0.0, gamma), dtype=torch.float64)
+        numbers = torch.from_numpy(np.array((t, 0.0, gamma)))
         x, _, size, rate = self._run(False, [numbers, base, x, *self._rest(scale, t)])
         return x, size.item(), rate
 

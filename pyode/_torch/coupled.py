@@ -56,7 +56,7 @@ def coupled_step(
     Raises:
         SingularError: Newton did not converge.
     """
-    k = (Stages(co, y) if room is None else room).k
+    k = y.new_empty(len(co.c), len(y)) if room is None else room.k
     k[0] = evaluate(times[0], y) if k0 is None else k0
     s = co.tableau.coupled
     inner = k[1 : s + 1]

@@ -133,7 +133,7 @@ def esdirk_step(
         SingularError: Newton did not converge.
     """
     tableau = co.tableau
-    k = (Stages(co, y) if room is None else room).k
+    k = y.new_empty(len(co.c), len(y)) if room is None else room.k
     k[0] = evaluate(times[0], y) if k0 is None else k0
     point = y
     for i in range(1, tableau.stages):
