@@ -15,6 +15,7 @@ from .compiled import Compiled, CompiledMethod
 from .compiled_implicit import ImplicitMethod, Jacobian
 from .inductor import Run, compile_one
 from .method import Method
+from .tableaus import tableau_of
 
 
 def adjoint_parts(
@@ -43,12 +44,17 @@ def adjoint_parts(
         ("adjoint", *kind(rhs)),
         ((0, n),) if y_of_t is not None else ((0, n), (n, 2 * n)),
         jumps,
-        (lambda t: ()) if y_of_t is None else (lambda t: (y_of_t(t).unsqueeze(0),)),
-        along(rhs, 1),
+        (lambda times: ()) if y_of_t is None else (lambda times: (stacked(y_of_t, times),)),
+        along(rhs, tableau_of(solver).coupled or 1),
         vjps=1,
     )
     implicit.quadratures = quad
     return implicit, StiffAdjoint(rhs, z, compiled)
+
+
+def stacked(y_of_t: Callable[[float], Tensor], times: Sequence[float]) -> Tensor:
+    """Y at some times, a row each."""
+    return torch.stack([y_of_t(t) for t in times])
 
 
 class CompiledAdjoint(AdjointRHS):

@@ -18,14 +18,15 @@ from .._engine import Plan
 from .._field import Block
 from .._solvers import Solver
 from .compiled import Compiled, CompiledField, Evaluate
+from .coupled import together
 from .esdirk import Newton, converged
 from .inductor import Run, compile_one
 from .method import Method
+from .newton_programs import Spans, System
 from .rk import Coefficients
 from .tableau import Tableau
 
-Spans = tuple[tuple[int, int], ...]
-More = Callable[[float], Sequence[Tensor]]
+More = Callable[[Sequence[float]], Sequence[Tensor]]
 
 
 def implicit_parts(plan: Plan, compiled: Compiled, y: Tensor) -> tuple[ImplicitMethod, StiffField]:
@@ -100,7 +101,7 @@ class ImplicitMethod(Method):
         kind: what tells it from others.
         spans: of the blocks of its Jacobian.
         jumps: times at which f jumps.
-        more: t ↦ further inputs of `evaluate` at a time, before the tensors that f reads.
+        more: times of the stages ↦ further inputs of `evaluate`, before the tensors f reads.
         like: examples of them.
         vjps: vector-Jacobian products that an evaluation takes.
     """
@@ -114,40 +115,36 @@ class ImplicitMethod(Method):
         kind: tuple[Any, ...],
         spans: Spans,
         jumps: tuple[float, ...] = (),
-        more: More = lambda t: (),
+        more: More = lambda times: (),
         like: Sequence[Tensor] = (),
         vjps: int = 0,
     ):
         super().__init__(solver, y.dtype, y.device, jumps)
         self.compiled, self.more, self.vjps = compiled, more, vjps
         self.weights = stage_weights(self.tableau)
-        self.first: Run | None = None  # iteration of a stage
-        self.next: Run | None = None
-        if self.tableau.coupled:
-            return
-        scale = self._scale(y)
+        scale, s, rows = self._scale(y), self.tableau.coupled, len(self.tableau.a)
         blocks = [Block(a, b, y.new_zeros(b - a, b - a)) for a, b in spans]
-        newton = super()._newton(blocks, 0.0)
+        newton = super()._newton(together([blocks] * s, self.co.core) if s else blocks, 0.0)
         rest = [*given(scale), *factors_of(newton), *like, *compiled.tensors]
-        inverse = tuple(pivots is None for *_, pivots in newton.factors)
-        key = (*kind, "Newton", y.numel(), y.dtype, spans, inverse, scale is None)
-        step = change(evaluate, spans, inverse, scale is not None)
+        system = System(newton, evaluate, scale is not None)
+        key = (*kind, "Newton", y.numel(), y.dtype, system.spans, system.inverse, scale is None)
         numbers = torch.zeros(3, dtype=torch.float64)
 
-        def begun(
-            numbers: Tensor, weights: Tensor, y: Tensor, k: Tensor, *rest: Tensor
-        ) -> tuple[Tensor, ...]:
-            w = weights.unsqueeze(2).to(y.dtype)
-            sums = torch.where(w != 0, w * k, 0.0).sum(1)  # what no weight reads may be NaN
-            base, x = y + numbers[1].to(y.dtype) * sums
-            return base, *step(numbers, base, x, *rest)
-
         def first() -> Run:
-            k = y.new_zeros(len(self.tableau.a), y.numel())
-            return compile_one(begun, [numbers, self.weights[1], y, k, *rest])
+            k = y.new_zeros(rows, y.numel())
+            return compile_one(system.begun, [numbers, self.weights[1], y, k, *rest])
 
-        self.first = compiled.program((*key, len(self.tableau.a)), first)
-        self.next = compiled.program(key, lambda: compile_one(step, [numbers, y, y.clone(), *rest]))
+        def coupled() -> Run:
+            numbers, k = torch.zeros(1 + s, dtype=torch.float64), y.new_zeros(s, y.numel())
+            return compile_one(system.coupled(self.tableau), [numbers, y, k, *rest])
+
+        if s:
+            self.first, self.next = None, compiled.program((*key, self.tableau), coupled)
+            return
+        self.first: Run | None = compiled.program((*key, rows), first)
+        self.next: Run = compiled.program(
+            key, lambda: compile_one(system.change, [numbers, y, y.clone(), *rest])
+        )
 
     def again(self, compiled: Compiled) -> ImplicitMethod:
         """The same for another solve."""
@@ -156,8 +153,7 @@ class ImplicitMethod(Method):
         return made
 
     def _newton(self, blocks: list[Block], h: float) -> Newton:
-        newton = super()._newton(blocks, h)
-        return newton if self.next is None else CompiledNewton(newton, self)
+        return (CompiledNewton if self.first else CoupledNewton)(super()._newton(blocks, h), self)
 
 
 def given(x: Tensor | None) -> list[Tensor]:
@@ -187,12 +183,26 @@ def stage_weights(tableau: Tableau) -> list[Tensor]:
     return out
 
 
-class CompiledNewton(Newton):
-    """Newton's iteration in one step, each change of which is one call of a program."""
+class Programmed(Newton):
+    """Newton's iteration in one step, as programs of its method."""
 
     def __init__(self, newton: Newton, method: ImplicitMethod):
         self.__dict__.update(newton.__dict__)
-        self.method, self.factors_in = method, factors_of(newton)
+        self.method, self.given = method, factors_of(newton)
+
+    def rest(self, scale: Tensor | None, times: Sequence[float]) -> list[Tensor]:
+        """Further inputs of its programs."""
+        method = self.method
+        return [*given(scale), *self.given, *method.more(times), *method.compiled.tensors]
+
+    def count(self, evaluations: int = 1) -> None:
+        stats = self.method.compiled.field.stats
+        stats.nfe += evaluations
+        stats.nvjp += evaluations * self.method.vjps
+
+
+class CompiledNewton(Programmed):
+    """Of stages one after the other: each change of one is one call of a program."""
 
     def stage(
         self,
@@ -206,14 +216,16 @@ class CompiledNewton(Newton):
     ) -> Tensor:
         """State at stage i of a step, whose derivative goes into row i of `k`."""
         numbers = torch.from_numpy(np.array((t, h, h * co.tableau.gamma)))
-        rest = self._rest(scale, t)
+        rest, method = self.rest(scale, (t,)), self.method
+        first: Any = method.first
 
         def change(found: tuple[Tensor, ...] | None) -> tuple[Any, float, Tensor]:
+            self.count()
             if found is None:
-                base, *out = self._run(True, [numbers, self.method.weights[i], y, k, *rest])
+                base, *out = first([numbers, method.weights[i], y, k, *rest])
             else:
                 base, x, _ = found
-                out = self._run(False, [numbers, base, x, *rest])
+                out = method.next([numbers, base, x, *rest])
             x, slope, size, rate = out
             return (base, x, slope), size.item(), rate
 
@@ -223,62 +235,20 @@ class CompiledNewton(Newton):
     def iterate(
         self, evaluate: Any, scale: Tensor | None, t: float, base: Tensor, gamma: float, x: Tensor
     ) -> tuple[Tensor, float, Tensor]:
+        self.count()
         numbers = torch.from_numpy(np.array((t, 0.0, gamma)))
-        x, _, size, rate = self._run(False, [numbers, base, x, *self._rest(scale, t)])
+        x, _, size, rate = self.method.next([numbers, base, x, *self.rest(scale, (t,))])
         return x, size.item(), rate
 
-    def _rest(self, scale: Tensor | None, t: float) -> list[Tensor]:
-        method = self.method
-        return [*given(scale), *self.factors_in, *method.more(t), *method.compiled.tensors]
 
-    def _run(self, first: bool, inputs: list[Tensor]) -> Sequence[Tensor]:
-        method, stats = self.method, self.method.compiled.field.stats
-        stats.nfe += 1
-        stats.nvjp += method.vjps
-        run: Any = method.first if first else method.next
-        return run(inputs)
+class CoupledNewton(Programmed):
+    """Of stages that are one system: each change of all of them is one call of a program."""
 
-
-def change(
-    evaluate: Evaluate, spans: Spans, inverse: Sequence[bool], scaled: bool
-) -> Callable[..., tuple[Tensor, ...]]:
-    """Newton's iteration as part of a program.
-
-    (numbers, base, x, scale?, factors..., more..., tensors...) ↦ the next x, the stage's derivative
-    there, the size of the change, and f(t, x).
-
-    Args:
-        evaluate: f as part of a program.
-        spans: of the blocks that are not the identity.
-        inverse: for each of them, whether its factor is its inverse, not an LU and its pivots.
-        scaled: whether there is a scale; else the change is in units of the largest entry of x.
-    """
-    first = int(scaled)
-    last = first + len(inverse) + inverse.count(False)
-
-    def fn(numbers: Tensor, base: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        gamma = numbers[2].to(x.dtype)
-        rate = evaluate(0, numbers[0], x, rest[last:])
-        delta = solved(spans, inverse, rest[first:last], base + gamma * rate - x)
-        x = x + delta
-        if scaled:
-            size = (delta / rest[0]).abs().amax()
-        else:
-            size = delta.abs().amax() / x.abs().amax().clamp_min(torch.finfo(x.dtype).tiny)
-        return x, (x - base) / gamma, size, rate
-
-    return fn
-
-
-def solved(spans: Spans, inverse: Sequence[bool], factors: Sequence[Tensor], r: Tensor) -> Tensor:
-    """`Newton.solve` as part of a program."""
-    parts, end, given = [], 0, iter(factors)
-    for (start, stop), direct in zip(spans, inverse, strict=True):
-        parts.append(r[end:start])
-        part, matrix, end = r[start:stop], next(given), stop
-        if direct:
-            parts.append((matrix * part).sum(1))
-        else:
-            parts.append(torch.linalg.lu_solve(matrix, next(given), part.unsqueeze(1)).squeeze(1))
-    parts = [part for part in (*parts, r[end:]) if part.numel()]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def iterate_all(
+        self, scale: Tensor | None, times: Sequence[float], h: float, y: Tensor, k: Tensor
+    ) -> tuple[Tensor, Tensor, float, Tensor]:
+        """The next `k` of all stages and their states, the size of the change, and f before it."""
+        self.count(len(times))
+        numbers = torch.from_numpy(np.array((h, *times)))
+        k, points, size, rates = self.method.next([numbers, y, k, *self.rest(scale, times)])
+        return k, points, size.item(), rates

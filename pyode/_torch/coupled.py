@@ -80,13 +80,19 @@ def _newton(
 ) -> None:
     """Solve k_i = f(t_i, y + h Σ_j a_ij k_j), from the `k` given, in place."""
     points, last = torch.addmm(y, co.core, k, alpha=h), math.inf
-    rates = torch.empty_like(k)
     for _ in range(newton.most):
-        for row, t, point in zip(rates, times, points, strict=True):
-            row.copy_(evaluate(t, point))
-        k += solve_rows(newton.at(times, points), rates - k)
-        before, points = points, torch.addmm(y, co.core, k, alpha=h)
-        size = size_of_change(points - before, points, scale)
+        found = newton.at(times, points)
+        whole = getattr(found, "iterate_all", None)
+        if whole is not None:
+            new, points, size, rates = whole(scale, times, h, y, k)
+            k.copy_(new)
+        else:
+            before, rates = points, torch.empty_like(k)
+            for row, t, point in zip(rates, times, points, strict=True):
+                row.copy_(evaluate(t, point))
+            k += solve_rows(found, rates - k)
+            points = torch.addmm(y, co.core, k, alpha=h)
+            size = size_of_change(points - before, points, scale)
         if not size < math.inf:
             bad = int((~torch.isfinite(rates)).any(1).to(torch.uint8).argmax())
             raise SingularError(times[bad], rates[bad])
