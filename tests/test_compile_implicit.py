@@ -241,6 +241,25 @@ def test_what_is_not_captured_is_said(net):
     assert torch.equal(sol.ys, pyode.solve(branching, start(), TS, solver=KVAERNO5).ys)
 
 
+@pytest.mark.parametrize("solver", [KVAERNO5, pyode.Dopri5()], ids=["implicit", "explicit"])
+def test_transforms_in_f_are_ended(solver):
+    """What cannot be traced leaves nothing under way: the eager solve is one of plain tensors."""
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        return -torch.func.grad(lambda y: (y**4).sum())(y)
+
+    with pytest.warns(pyode.CompileWarning, match=r"transforms of torch\.func"):
+        sol = pyode.solve(f, start(), TS, solver=solver, engine=COMPILED)
+    assert torch.equal(sol.ys, pyode.solve(f, start(), TS, solver=solver).ys)
+
+
+@pytest.mark.parametrize("solver", [KVAERNO5, pyode.Dopri5()], ids=["implicit", "explicit"])
+def test_states_without_entries(solver):
+    with pytest.warns(pyode.CompileWarning, match="the state has no entries"):
+        sol = pyode.solve(lambda t, y: -y, torch.ones(0, 3), TS, solver=solver, engine=COMPILED)
+    assert sol.ys.shape == (4, 0, 3)
+
+
 def test_f_that_depends_on_nothing():
     """Of y and of its parameters: matrices and gradients of zeros."""
 

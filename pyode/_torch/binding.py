@@ -34,6 +34,8 @@ def bind(plan: Plan) -> Compiled:
         raise Uncompilable(f"the state is on {layout.device}: compiled steps are for the CPU")
     if layout.dtype.is_complex or any(p.is_complex() for p in field.params):
         raise Uncompilable("complex numbers are not compiled")
+    if not layout.size:
+        raise Uncompilable("the state has no entries")
     if plan.batch != "joint":
         raise Uncompilable("samples with steps of their own are not compiled")
     if plan.solver.multistep:

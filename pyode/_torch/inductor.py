@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from . import fusion
 from .scratch import keep_scratch
 
+functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
 Function = Callable[..., tuple[Tensor, ...]]
 Run = Callable[[list[Any]], Sequence[Tensor]]
 TINY = 2**10  # entries that are joined sooner than a view of each part is made by Python
@@ -214,15 +215,22 @@ def _known(config: Any, key: str) -> bool:
 
 
 class _in_words:
-    """What torch raises while it compiles, as `Uncompilable`; its own warnings are not ours."""
+    """What torch raises while it compiles, as `Uncompilable`; its own warnings are not ours.
+
+    Transforms of `torch.func` that were under way (f's own, perhaps) are ended with it: left as
+    they are, every operation from then on would be part of them.
+    """
 
     def __enter__(self) -> None:
+        self.depth = functorch.get_dynamic_layer_stack_depth()
         self.quiet = warnings.catch_warnings()
         self.quiet.__enter__()
         warnings.simplefilter("ignore")
 
     def __exit__(self, kind: Any, err: BaseException | None, trace: Any) -> None:
         self.quiet.__exit__(None, None, None)
+        if err is not None:
+            functorch.pop_dynamic_layer_stack_and_undo_to_depth(self.depth)
         if isinstance(err, Exception) and not isinstance(err, Uncompilable):
             raise Uncompilable(reason(err)) from err
 
@@ -235,6 +243,8 @@ def reason(err: BaseException) -> str:
         text = "it was another f too often, as by a Python number that changes: hold it in a tensor"
     if "side effects" in text:
         text = "f has side effects (it sets attributes, counts or appends), which would be lost"
+    if "INTERNAL ASSERT" in text or "Functionalize rule" in text:
+        text = "f uses transforms of torch.func or an autograd.Function, which were not traced"
     if "compiler" in text.lower() and "c++" in text.lower():
         text = f"no C++ compiler: {text}"
     return text[:200].rstrip(".")
