@@ -259,6 +259,20 @@ def test_compiled_steps_are_refused_in_words():
 TIMED = {"t": math.inf}
 
 
+def test_a_compiled_solve_with_such_a_backward_solve():
+    """The forward steps are compiled, the others run eagerly and say so."""
+    net, y0 = Net(), torch.ones(2, 3, dtype=F64)
+    found = []
+    for compiled in (False, True):
+        sol = pyode.solve(net, y0, (0.0, 1.0), engine=pyode.Torch(compile=compiled),
+                          adjoint=pyode.Interpolating(solver=EXPLICIT(step_size=0.05)))  # fmt: skip
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            found.append(torch.autograd.grad(sol.ys[-1].sum(), net.w)[0])
+        assert [str(w.message) for w in seen if "multistep" in str(w.message)] or not compiled
+    assert torch.allclose(*found, rtol=1e-6, atol=1e-8)
+
+
 class TestTorchdiffeq:
     """The steps of torchdiffeq's methods, on the equal steps that its weights are for."""
 

@@ -13,7 +13,7 @@ from .._solvers import Solver
 from .adjoint_rhs import AdjointRHS
 from .compiled import Compiled, CompiledMethod
 from .compiled_implicit import ImplicitMethod, Jacobian
-from .inductor import Run, compile_one
+from .inductor import Run, Uncompilable, compile_one
 from .method import Method
 from .tableaus import tableau_of
 
@@ -32,6 +32,8 @@ def adjoint_parts(
     Raises:
         Uncompilable: with the reason.
     """
+    if solver.multistep:
+        raise Uncompilable(f"the adjoint's solver {type(solver).__name__} is a multistep method")
     if not solver.stiff:
         method = AdjointMethod(solver, rhs, z, compiled, norm, quad)
         return method, CompiledAdjoint(rhs, z, compiled)
