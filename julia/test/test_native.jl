@@ -19,6 +19,10 @@ end
     x = T.(vcat(range(-30, 30; length = 1001), [1.0e-6, -1.0e-6, 0, 88, -200]))
     close(a, b) = abs(a - b) <= 4 * eps(T) * abs(b)
     @test all(close.(hyperbolic.(x), tanh.(x)))
+    near = T.(vcat(exp.(range(-20, 3.2; length = 20_001)), range(0, 20; length = 20_001)))
+    exact = T.(tanh.(big.(near)))
+    @test all(abs.(hyperbolic.(near) .- exact) .<= 3.5 .* eps.(exact))
+    @test all(hyperbolic.(near) .<= 1)
     @test all(close.(exponential.(x), exp.(x)))
     @test all(close.(logistic.(x), T.(1 ./ (1 .+ exp.(-big.(x))))))
     @test isequal(hyperbolic.(T[NaN, Inf, -Inf]), T[NaN, 1, -1])
@@ -43,6 +47,16 @@ const LINE = [1, 0, 1, 7, 0, 1, 1, 4, 0, 1, 1, 0, 1, 1, 1, 4, 2, 2, 4, 3, 1, 0, 
         call(compile(T, LINE, constants, names), Int[0], [dy, y], 0.5)
         @test dy == -y .+ 1
     end
+end
+
+@testset "vectors of $width cover $size numbers, and no others" for size in (5, 17, 18, 24, 31, 33, 50), width in (2, 4, 8, 16)
+    size < width && continue
+    numbers = copy(LINE)
+    numbers[4], numbers[8] = size, width
+    y, dy = Float32.(1:size), fill(-1.0f0, size + 16)
+    call(compile(Float32, numbers, [0.0, 2.0], [:add, :add, :neg, :mul]), Int[0], [dy, y], 0.5)
+    @test dy[1:size] == -y .+ 1
+    @test all(dy[(size + 1):end] .== -1)
 end
 
 # its vector-Jacobian product, -λ; the fused function's arrays are (dλ, dg, dy, λ, y)

@@ -1,12 +1,16 @@
 # Elementary functions without branches or tables, for numbers and lanes alike.
 
-# e^x = 2^n e^r with |r| <= ln(2)/2; ln(2) in two parts (Cody and Waite 1980). The polynomials are
-# Taylor's: their remainders are below 5e-9 of r (Float32) and 4e-18 of r (Float64).
+# e^x = 2^n e^r with |r| <= ln(2)/2; ln(2) in two parts (Cody and Waite 1980). The polynomials are those whose
+# largest relative error is least: of (e^r - 1) / r, 1.4e-8 (Float32) and 1.8e-17 (Float64).
 const LOG2E = 1.4426950408889634
 parts_of_ln2(::Type{Float32}) = (0.693145751953125f0, 1.42860677f-6)
 parts_of_ln2(::Type{Float64}) = (0.6931471803691238, 1.9082149292705877e-10)
-const SERIES32 = ntuple(k -> 1.0f0 / factorial(9 - k), Val(8))
-const SERIES64 = ntuple(k -> 1.0 / factorial(15 - k), Val(14))
+const SERIES32 = (0.0013882457f0, 0.008366541f0, 0.0416672f0, 0.16666543f0, 0.49999997f0, 1.0f0)
+const SERIES64 = (
+    2.5053816022089234e-8, 2.762602705925963e-7, 2.7557407265602715e-6, 2.4801505296302994e-5,
+    0.0001984126971948142, 0.0013888888931551967, 0.00833333333338926, 0.041666666666576764,
+    0.1666666666666659, 0.5000000000000006, 1.0,
+)
 series(::Type{Float32}) = SERIES32
 series(::Type{Float64}) = SERIES64
 limits(::Type{Float32}) = (-104.0f0, 89.0f0)
@@ -42,18 +46,27 @@ end
     return muladd(p, a, a) * b
 end
 
-"e^x - 1 for x within ±80."
+# numbers whose last bits are those of a whole number: 1.5 2^23 and 1.5 2^52, and the bias of an exponent
+whole(::Type{Float32}) = 1.5f0 * 2.0f0^23 + 127.0f0
+whole(::Type{Float64}) = 1.5 * 2.0^52 + 1023.0
+
+"e^2x - 1 for x within ±40."
 @inline function exponential1(x)
     T = kind(x)
-    n, p = reduced(x)
-    s = pow2(n)
+    high, low = parts_of_ln2(T)
+    rounded = muladd(x, T(2 * LOG2E), whole(T))
+    n, s = rounded - whole(T), raised(rounded)
+    half = muladd(n, T(-low / 2), muladd(n, T(-high / 2), x))
+    p = half * horner(half, twice(series(T)))
     return muladd(s, p, s - T(1))
 end
+"The polynomial c(2x) 2, of x."
+@inline twice(c::NTuple{N, T}) where {N, T} = ntuple(k -> c[k] * T(2)^(N + 1 - k), Val(N))
 
 "tanh x = (e^2x - 1) / (e^2x + 1), to three units in the last place."
 @inline function hyperbolic(x)
     T = kind(x)
-    e = exponential1(clip(x + x, T(-40), T(40)))
+    e = exponential1(clip(x, T(-20), T(20)))
     return e / (e + T(2))
 end
 

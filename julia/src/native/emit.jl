@@ -74,16 +74,29 @@ function turns(d, size, body; from = 0, step = 1)
     end
 end
 
-"Whole vectors along a dimension; the last one overlaps the one before where they do not fit."
+"""
+Whole vectors along a dimension; the last one overlaps the one before where they do not fit, and is shorter where
+half of it or less would be enough. `body(k)` is that of a loop with vectors as long as `k`'s.
+"""
 function vectors(k::Loop, body)
     d, size, width = k.vector, k.sizes[k.vector], k.width
-    size % width == 0 && return turns(d, size, body; step = width)
+    rest = size % width
+    rest == 0 && return turns(d, size, body(k); step = width)
+    last = max(nextpow(2, rest), 2)
+    if 2 * last <= width
+        short = Loop(
+            k.sizes, k.reduced, k.reduction, d, last, k.blocked, k.block, k.out, k.term, k.post,
+        )
+        end_at = size - last
+        whole = turns(d, size - rest, body(k); step = width)
+        return Expr(:block, whole, turns(d, size, body(short); from = end_at, step = last))
+    end
     i, from = index(d), gensym(:from)
     return quote
         let $from = 0
             while $from < $size
                 let $i = min($from, $(size - width))
-                    $body
+                    $(body(k))
                 end
                 $from += $width
             end
@@ -91,10 +104,10 @@ function vectors(k::Loop, body)
     end
 end
 
-"Loops over outputs around `body(rows)`, where `rows` of the blocked dimension are done at once."
-function outputs(k::Loop, body; vector = k.vector)
+"Loops over outputs around `body(k, rows)`, where `rows` of the blocked dimension are done at once."
+function outputs(k::Loop, body)
     whole = 1:(length(k.sizes) - k.reduced)
-    inner(rows) = vector in whole ? vectors(k, body(rows)) : body(rows)
+    inner(rows) = k.vector in whole ? vectors(k, k -> body(k, rows)) : body(k, rows)
     if k.blocked == 0
         code = inner(1)
     else
@@ -111,9 +124,9 @@ function outputs(k::Loop, body; vector = k.vector)
 end
 
 function emit(k::Loop, T)
-    k.reduced == 0 && return outputs(k, rows -> mapped(k, T, rows))
+    k.reduced == 0 && return outputs(k, (k, rows) -> mapped(k, T, rows))
     along = k.vector > length(k.sizes) - k.reduced
-    return outputs(k, rows -> along ? inner_sum(k, T, rows) : outer_sum(k, T, rows))
+    return outputs(k, (k, rows) -> along ? inner_sum(k, T, rows) : outer_sum(k, T, rows))
 end
 
 mapped(k::Loop, T, rows) = Expr(:block, map(0:(rows - 1)) do row

@@ -90,6 +90,15 @@ end
         "%s = shl $I %b, $(each(bits))\n%r = bitcast $I %s to V\nret V %r"
     return lanewise_code(N, T, (:n,), code)
 end
+"2^n of `whole` + n: the last bits, where the exponent's are."
+@inline @generated function raised(x::Lanes{N, T}) where {N, T}
+    I = "<$N x $(NAMES[integer(T)])>"
+    each = "<" * join(fill("$(NAMES[integer(T)]) $(T === Float32 ? 23 : 52)", N), ", ") * ">"
+    code = "%i = bitcast V %0 to $I\n%s = shl $I %i, $each\n%r = bitcast $I %s to V\nret V %r"
+    return lanewise_code(N, T, (:x,), code)
+end
+@inline raised(x::Float32) = reinterpret(Float32, reinterpret(Int32, x) << 23)
+@inline raised(x::Float64) = reinterpret(Float64, reinterpret(Int64, x) << 52)
 @inline pow2(n::Float32) = reinterpret(Float32, (unsafe_trunc(Int32, n) + Int32(127)) << 23)
 @inline pow2(n::Float64) = reinterpret(Float64, (unsafe_trunc(Int64, n) + 1023) << 52)
 
