@@ -46,7 +46,7 @@ class Solve(torch.autograd.Function):
             raise result.failure
         ctx.plan, ctx.tape = plan, result.tape
         # the tape must not hold the tensor that is returned, which holds this graph
-        ys = result.ys.view(len(result.ys), *y0.shape).detach()
+        ys = result.ys.view(result.ys.shape[0], *y0.shape).detach()
         # the outputs are saved for torch's version check: every adjoint but Discrete reads them
         saved = [] if isinstance(plan.adjoint, Discrete) else [ys]
         ctx.save_for_backward(y0, ts, *params, *saved)
@@ -58,7 +58,7 @@ class Solve(torch.autograd.Function):
         plan: Plan = ctx.plan
         y0, ts, *params = ctx.saved_tensors[: 2 + len(plan.field.params)]
         refuse_transforms("the backward pass of solve", grad_ys)
-        grad_ys = grad_ys.reshape(len(grad_ys), plan.layout.size)
+        grad_ys = grad_ys.reshape(grad_ys.shape[0], plan.layout.size)
         twice = torch.is_grad_enabled()
         if twice or not plan.engine.checks(plan):
             check_cotangent(plan, grad_ys)
@@ -175,9 +175,11 @@ def refuse_transforms(what: str, *tensors: Any) -> None:
     Raises:
         GradientUnavailable: one is at work.
     """
-    known = [x for x in tensors if isinstance(x, Tensor)]
     inside = _TRANSFORMS.peek_interpreter_stack() is not None
-    if inside or any(_is_batched(x) for x in known):
+    known = [x for x in tensors if isinstance(x, Tensor)]
+    for x in known:  # a generator would take as long again
+        inside = inside or _is_batched(x)
+    if inside:
         raise GradientUnavailable(
             f"{what} does not work under torch.func or torch.vmap (nor with is_grads_batched or "
             "vectorize=True): its steps depend on the data. Give y0 a batch dimension "

@@ -123,7 +123,7 @@ def _solution(plan: Plan, ys: Tensor, result: Result) -> Solution:
     if not layout.single or layout.dtype.is_complex:
         tree = layout.unflatten_rows(ys)
     else:  # from a state as it is they are as they are
-        tree = ys if ys.shape[1:] == layout.shapes[0] else ys.view(len(ys), *layout.shapes[0])
+        tree = ys if ys.shape[1:] == layout.shapes[0] else ys.view(ys.shape[0], *layout.shapes[0])
     if result.outcome is Outcome.success:
         at = times.values[-1]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cmath
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -177,6 +178,11 @@ class Times:
     @property
     def direction(self) -> float:
         return 1.0 if self.values[-1] >= self.values[0] else -1.0
+
+    @functools.cached_property
+    def at_rest(self) -> bool:
+        """An interval of zero length: every output is y0."""
+        return self.values[0] == self.values[-1]
 
 
 def check_times(ts: Any, layout: Layout, name: str = "ts") -> Times:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyode
-from pyode._julia import session
+from pyode._julia import runtime, session
 from pyode._julia.native.field import Native
 
 pytestmark = pytest.mark.julia
@@ -84,6 +84,41 @@ def test_nothing_is_left_for_the_garbage_collector():
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("field", ["native", "callback"])
+def test_julia_drops_a_solve_with_the_last_of_it(field):
+    y0, held = start().requires_grad_(), runtime.start().HELD
+    plan, _ = planned(y0, engine=pyode.Julia(field=field))
+    gc.collect()
+    before = len(held)
+    sol, other = plan.solve(y0), plan.solve(y0)
+    assert len(held) == before + 2
+    other.ys.sum().backward()
+    del other
+    assert len(held) == before + 1
+    ys = sol.ys
+    del sol
+    ys.sum().backward()  # the graph holds what it needs
+    del ys
+    assert len(held) == before
+
+
+def test_what_is_raised_in_julia_comes_out_of_a_crossing():
+    y0 = start()
+    plan, _ = planned(y0)
+    plan.solve(y0)
+    settings = plan.kept["terms"].forward
+    made, address = settings.made["ready"]
+    field = plan.kept["native"].field(6, 0, 1, True, plan.kept["terms"].wanted)
+    jl = runtime.start()
+    wrong = jl.address_of(field[0])  # a field, where what `ready_at` made is asked for
+    settings.made["ready"] = made, wrong
+    for _ in range(2):
+        with pytest.raises(pyode.JuliaEngineError, match="MethodError"):
+            plan.solve(y0)
+    settings.made["ready"] = made, address
+    assert plan.solve(y0).success
 
 
 @pytest.mark.parametrize("field", ["native", "callback"])

@@ -51,6 +51,7 @@ include("quadrature.jl")
 include("gradient.jl")
 include("discrete.jl")
 include("boundary.jl")
+include("crossing.jl")
 include("foreign.jl")
 include("workload.jl")
 

@@ -55,6 +55,19 @@ function scatter_to(at, pieces, x::AbstractVector{T}, place) where {T}
     return nothing
 end
 
+# in this process's memory there is nothing to wrap
+write_to(at, x::Array{T}, ::Host) where {T} =
+    (GC.@preserve x unsafe_copyto!(Ptr{T}(at), pointer(x), length(x)); nothing)
+function scatter_to(at, pieces, x::Vector{T}, ::Host) where {T}
+    done = 0
+    GC.@preserve x for i in 1:pieces
+        part, count = unsafe_load(Ptr{Int}(at), 2i - 1), unsafe_load(Ptr{Int}(at), 2i)
+        unsafe_copyto!(Ptr{T}(part), pointer(x, done + 1), count)
+        done += count
+    end
+    return nothing
+end
+
 "The first whole numbers at an address."
 numbers_at(at, count::Val) = ntuple(i -> unsafe_load(Ptr{Int}(at), i), count)
 
@@ -126,50 +139,77 @@ function tidy()
 end
 
 """
-A forward solve for a caller with addresses. Of a native field also the state it began at and what f was there, by
-which a backward solve sees whether it still is.
+What is the same in every forward solve of a plan, made once: `ready_at(field, name, keep, at)`, of a solver's and a
+store's name and the numbers of `forward_at`.
 """
-struct Held{F, V}
-    fwd::F
-    start::V
-    began::Union{Nothing, V}
+mutable struct Ready{T}
+    const algorithm::Any
+    const options::Options{T}
+    const times::Vector{T}
+    const keep::String
+    const slots::Int
+    const marks::Vector{T}
+    const lead::Int
+end
+
+function ready_at(field::Field{T}, name, keep, at) where {T}
+    _, _, ts, m, settings, count, slots, marks, marked, _, lead = numbers_at(at, Val(11))
+    return inside(field.place) do
+        Ready{T}(
+            algorithm(name), options_of(field, settings, count), T.(read_vector(Float64, ts, m)), String(keep),
+            slots, T.(read_vector(Float64, marks, marked)), lead,
+        )
+    end
 end
 
 """
+A forward solve for a caller with addresses. Of a native field also the state it began at and what f was there, by
+which a backward solve sees whether it still is.
+"""
+mutable struct Held{F, V}
+    const fwd::F
+    const start::V
+    const began::Union{Nothing, V}
+end
+
+"""
+    forward_at(field, ready, at, deadline)
     forward_at(field, name, keep, at, deadline)
 
-`forward` for a caller with addresses: `at` is that of fifteen numbers, in the order below. Fills
-`ys` and `told`; `room` numbers at `spare`, which must live as long as what is returned, may be
-used for what is kept.
+`forward` for a caller with addresses: `at` is that of fifteen numbers, in the order below; those of them that a
+`Ready` has are read when that is made. Fills `ys` and `told`; `room` numbers at `spare`, which must live as long
+as what is returned, may be used for what is kept.
 
 Returns: a `Held`; nothing if `first`, what the caller found f to be at the start, is not what a native
 field has there; false if a state, without sensitivities, is not finite.
 """
-function forward_at(field::Field{T}, name, keep, at, deadline) where {T}
-    u0, first, ts, m, settings, count, slots, marks, marked, ys, lead, told, prepare, spare, room =
-        numbers_at(at, Val(15))
+forward_at(field::Field, name, keep, at, deadline) =
+    forward_at(field, ready_at(field, name, keep, at), at, deadline)
+
+function forward_at(field::Field{T}, ready::Ready{T}, at, deadline) where {T}
+    u0, first, _, _, _, _, _, _, _, ys, _, told, prepare, spare, room = numbers_at(at, Val(15))
     (; place) = field
     tidy()
     hurry!(field, deadline)
     counted!(field.native)  # of a solve that was stopped
     field.room = room == 0 ? T[] : wrap(Host(), T, spare, room)
-    times = T.(read_vector(Float64, ts, m))
     held = inside(place) do
         start = read_vector(T, u0, field.n, place)
-        lead > 0 || finite(start) || return false
+        ready.lead > 0 || finite(start) || return false
         known = first == 0 ? nothing : wrap(place, T, first, field.n)
-        began = value(field.native, prepare, start, field.sign * times[1])
+        began = value(field.native, prepare, start, field.sign * ready.times[1])
         agree(known, began) || return nothing
-        fwd = Base.inferencebarrier(forward)(
-            field, start, times, algorithm(name), options_of(field, settings, count);
-            keep = String(keep), slots, lead, marks = T.(read_vector(Float64, marks, marked)),
-            first = known,
-        )
-        write_to(ys, fwd.states, place)
-        return Held(fwd, start, began)
+        return Base.inferencebarrier(solved)(field, ready, start, known, began, ys)
     end
     held isa Held && tell!(told, held.fwd.report, field)
     return held
+end
+
+function solved(field, ready, start, known, began, ys)
+    (; times, algorithm, options, keep, slots, marks, lead) = ready
+    fwd = forward(field, start, times, algorithm, options, keep, slots, marks, lead, known)
+    write_to(ys, fwd.states, field.place)
+    return Held(fwd, start, began)
 end
 
 """
@@ -191,6 +231,27 @@ function changed(held::Held, prepare)
 end
 
 """
+What is the same in every backward solve of a plan, made once: `pulling_at(field, adjoint, name, at, resync, seminorm,
+quad_reltol, quad_abstol)`, of the numbers of `gradient_at`.
+"""
+mutable struct Pulling{T}
+    const adjoint::String
+    const algorithm::Any
+    const options::Options{T}
+    const resync::Bool
+    const seminorm::Bool
+    const quad_reltol::Float64
+    const quad_abstol::Float64
+end
+
+function pulling_at(field::Field{T}, adjoint, name, at, more...) where {T}
+    _, settings, count = numbers_at(at, Val(3))
+    options = inside(() -> options_of(field, settings, count), field.place)
+    return Pulling{T}(String(adjoint), algorithm(name), options, more...)
+end
+
+"""
+    gradient_at(held, pulling, at, deadline)
     gradient_at(held, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline)
 
 `gradient` for a caller with addresses, of nine numbers: those of `g`, the settings and their number; of what is
@@ -203,8 +264,13 @@ native field is not what it was, before any step.
 function gradient_at(
         held::Held, adjoint, name, at, resync, seminorm, quad_reltol, quad_abstol, deadline,
     )
+    settings = resync, seminorm, quad_reltol, quad_abstol
+    return gradient_at(held, pulling_at(held.fwd.field, adjoint, name, at, settings...), at, deadline)
+end
+
+function gradient_at(held::Held, pulling::Pulling, at, deadline)
     (; fwd) = held
-    g, settings, count, λ, y, p, pieces, told, prepare = numbers_at(at, Val(9))
+    g, _, _, λ, y, p, pieces, told, prepare = numbers_at(at, Val(9))
     field, place = fwd.field, fwd.field.place
     T = eltype(fwd.ts)
     hurry!(field, deadline)
@@ -213,10 +279,10 @@ function gradient_at(
     finite(loss) || return "Cotangent", ""
     changed(held, prepare) && return "Changed", ""
     found, sound = inside(place) do
+        (; adjoint, algorithm, options, resync, seminorm, quad_reltol, quad_abstol) = pulling
         found = Base.inferencebarrier(gradient)(
-            fwd, String(adjoint), loss, algorithm(name), options_of(field, settings, count);
-            resync, seminorm, quad_reltol, quad_abstol,
-        )
+            fwd, adjoint, loss, algorithm, options, resync, seminorm, quad_reltol, quad_abstol,
+        )::Gradient{typeof(field.memo.u)}
         λ == 0 || write_to(λ, found.λ, place)
         found.λ .+= view(loss, :, 1)
         write_to(y, found.λ, place)

@@ -43,6 +43,10 @@ function forward(
         field::Field{T}, u0, ts, alg, options;
         keep = "outputs", slots = 0, marks = T[], lead = 0, first = nothing,
     ) where {T}
+    return forward(field, u0, ts, alg, options, keep, slots, marks, lead, first)
+end
+
+function forward(field::Field, u0, ts, alg, options, keep, slots, marks, lead, first)
     forget!(field)
     first === nothing || know!(field, u0, ts[1], first)
     try
@@ -94,6 +98,11 @@ function thin_forward(field::Field{T}, prob, ts, alg, options, store) where {T}
     stops = cubic(alg) ? unique(vcat(ts, options.tstops)) : options.tstops
     settings = with_stops(options, stops)
     integ = unhurried(() -> begin_solve(prob, alg, settings; own, outputs = ts), field)
+    return thin_result(integ, field, prob, ts, alg, options, store)
+end
+
+"The rest of a thin solve, a call of its own: there an integrator's type is known, and nothing is looked up as it runs."
+function thin_result(integ, field::Field{T}, prob, ts, alg, options, store) where {T}
     ended = run!(integ, field.sign)
     states = outputs(field, ts)
     collect!(states, ts, integ.sol.t, integ.sol.u)

@@ -30,6 +30,12 @@ function gradient(
         fwd::Forward{T}, adjoint, g, alg, options; resync = true, seminorm = false,
         quad_reltol = options.reltol, quad_abstol = options.abstol,
     ) where {T}
+    return gradient(fwd, adjoint, g, alg, options, resync, seminorm, quad_reltol, quad_abstol)
+end
+
+function gradient(
+        fwd::Forward{T}, adjoint, g, alg, options, resync, seminorm, quad_reltol, quad_abstol,
+    ) where {T}
     field = fwd.field
     forget!(field)
     field.trouble.what, field.peak = "", 0

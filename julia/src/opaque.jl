@@ -95,18 +95,21 @@ function begin_solve(
     dtmax = min(o.dtmax, high - low)
     steps = implicit(alg) || !o.adaptive ? nothing :
         Steps(o.control, alg, o.dtmin, dtmax, targets(prob.tspan, stops, o.tstops))
-    settings = (;
-        o.reltol, o.abstol, o.adaptive, o.maxiters, verbose = false,
-        dtmax, o.dtmin, force_dtmin = o.dtmin > 0, controller = steps,
-        dt = o.dt > 0 ? o.dt : steps === nothing ? nothing : dtmax, o.tstops, callback = CallbackSet(own, jumps),
-        dense, save_everystep = dense, save_start = dense || !isempty(outputs), saveat = outputs,
-        internalnorm = prob.kwargs[:internalnorm],
-    )
-    integ = init(prob, alg; settings...)
+    dt = o.dt > 0 ? o.dt : steps === nothing ? nothing : dtmax
+    callback, save_start = CallbackSet(own, jumps), dense || !isempty(outputs)
+    # a call of its own: what is made of numbers of known types is not looked up as it runs
+    integ = initial(prob, alg, o, o.reltol, o.abstol, steps, dt, dtmax, callback, dense, save_start, outputs)
     prob.f.f.call isa Retimed && (prob.f.f.call.integ = integ)
     steps === nothing || start!(integ, steps, o.dt, norm, hint)
     return integ
 end
+
+initial(prob, alg, o, reltol, abstol, controller, dt, dtmax, callback, dense, save_start, outputs) = init(
+    prob, alg;
+    reltol, abstol, o.adaptive, o.maxiters, verbose = false, dtmax, o.dtmin, force_dtmin = o.dtmin > 0, controller,
+    dt, o.tstops, callback, dense, save_everystep = dense, save_start, saveat = outputs,
+    internalnorm = prob.kwargs[:internalnorm],
+)
 
 "Times between two ends, and the last of these, multiplied by their direction and sorted."
 function targets((start, stop), times...)

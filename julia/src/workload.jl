@@ -37,11 +37,22 @@ function rehearse(T, solver, adjoint, keep)
         back = [at(g), at(settings), length(settings), at(λ), at(last), at(pieces), 1, at(told), prepare]
         GC.@preserve of there back pieces begin
             field = native_of(lowercase(string(T)), at(of), adjoint != "gauss")
-            held = forward_at(field, solver, keep, at(there), Inf)
-            gradient_at(held, adjoint, solver, at(back), true, false, 1.0e-3, 1.0e-3, Inf)
+            ready = ready_at(field, solver, keep, at(there))
+            pulling = pulling_at(field, adjoint, solver, at(back), true, false, 1.0e-3, 1.0e-3)
+            GC.@preserve field ready pulling begin
+                rehearse_crossing(map(address_of, (field, ready, pulling))..., at(there), at(back))
+            end
         end
     end
     return λ[1], p[1]
+end
+
+"The same, as the caller makes them."
+function rehearse_crossing(field, ready, pulling, there, back)
+    forwards, backwards, releases = map(Ptr{Cvoid}, crossings())
+    held = ccall(forwards, Int, (Int, Int, Int, Float64), field, ready, there, Inf)
+    ccall(backwards, Int, (Int, Int, Int, Float64), held, pulling, back, Inf)
+    return ccall(releases, Cvoid, (Int,), held)
 end
 
 "A layer of a network and one of its products backwards: the expressions that programs are made of."

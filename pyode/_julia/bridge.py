@@ -156,7 +156,8 @@ class Bridge:
         None: f is not what was translated.
         """
         self.callbacks.clock = plan.clock
-        state, first, known = z.detach().contiguous(), _first(plan, z), self.terms
+        state = (z.detach() if z.requires_grad else z).contiguous()
+        first, known = _first(plan, z), self.terms
         start = plan.times.values[0]
         if first is not None and self.native is None:
             self.callbacks.began = start, state.clone(), first.clone()
@@ -184,8 +185,9 @@ class Bridge:
             return None
         settings, pull = self.terms.backward(plan)
         found = self.session.gradient(
-            g.detach().contiguous(), settings, _seconds(plan.clock), pull, "ts" in plan.needs
-        )
+            (g.detach() if g.requires_grad else g).contiguous(), settings, _seconds(plan.clock),
+            pull, "ts" in plan.needs,
+        )  # fmt: skip
         return None if found.report.code == "Changed" else found
 
     def _elsewhere(self) -> bool:

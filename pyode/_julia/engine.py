@@ -92,6 +92,9 @@ class Julia(Options, Engine):
         try:
             clock = _clock(plan, "backward")
             if clock is None:
+                # torch has turned it off already where the gradient is not differentiated again
+                if not torch.is_grad_enabled():
+                    return _backward(plan, tape, grad_ys)
                 with torch.no_grad():
                     return _backward(plan, tape, grad_ys)
             with torch.no_grad(), clock:
@@ -100,7 +103,8 @@ class Julia(Options, Engine):
             stats.seconds = time.perf_counter() - started
 
     def checks(self, plan: Plan) -> bool:
-        return not (self.process or at_rest(plan) or isinstance(plan.adjoint, adj.Forward))
+        rest = plan.times.at_rest
+        return not (self.process or rest or isinstance(plan.adjoint, adj.Forward))
 
     def describe(self, plan: Plan) -> str:
         kept = decide(plan).text
@@ -147,14 +151,9 @@ def _clock(plan: Plan, direction: str) -> Clock | None:
     return Clock(start, end, plan.limits.timeout, direction if plan.progress else "")
 
 
-def at_rest(plan: Plan) -> bool:
-    """An interval of zero length: every output is y0."""
-    return plan.times.values[0] == plan.times.values[-1]
-
-
 def _forward(plan: Plan, y0: Tensor) -> Result:
     n = y0.numel()
-    if at_rest(plan):
+    if plan.times.at_rest:
         rows = y0.repeat(len(plan.times.values), 1)
         return Result(rows, Tape(rows), lambda t: y0)
     wide = isinstance(plan.adjoint, adj.Forward) and bool(plan.needs)
@@ -206,7 +205,7 @@ def _backward(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     adjoint, field = plan.adjoint, plan.field
     if isinstance(adjoint, adj.Forward):
         return sensitivities.backward(plan, tape, grad_ys)  # type: ignore[arg-type]
-    if at_rest(plan):
+    if plan.times.at_rest:
         lam0 = grad_ys[1:].sum(0)
         params = [torch.zeros_like(p) for p in field.params]
         return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), params)

@@ -15,6 +15,8 @@ from torch import Tensor
 from .._errors import GradientUnavailable
 from . import runtime
 
+NOTHING = contextlib.nullcontext()
+
 
 class Place(abc.ABC):
     """Memory that Julia and torch share.
@@ -42,7 +44,7 @@ class Place(abc.ABC):
 
     def entered(self) -> contextlib.AbstractContextManager[Any]:
         """Around a call of Julia."""
-        return contextlib.nullcontext()
+        return NOTHING
 
 
 class Host(Place):

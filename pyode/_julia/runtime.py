@@ -7,7 +7,10 @@ Python may crash the process.)
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import dataclasses
+import functools
 import os
 import sys
 import threading
@@ -42,10 +45,62 @@ class Package:
     def __init__(self, module: Any):
         self.module = module
 
+    @functools.cached_property
+    def crossing(self) -> Crossing:
+        return Crossing(self)
+
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.module, name)
         setattr(self, name, found)
         return found
+
+
+class Crossing:
+    """Solves as C functions of addresses, which hold Python's lock."""
+
+    NOT_FINITE, RAISES = -1, -2
+
+    def __init__(self, package: Package):
+        number = ctypes.c_int64
+        kind = ctypes.PYFUNCTYPE(number, number, number, number, ctypes.c_double)
+        forward, gradient, release = package.crossings()
+        self.package = package
+        self._forward, self._gradient = kind(forward), kind(gradient)
+        self.release = ctypes.PYFUNCTYPE(None, number)(release)
+        atexit.register(self.end)
+
+    def forward(self, field: int, ready: int, at: int, deadline: float) -> int:
+        """`cross_forward` in crossing.jl; what is raised there is raised here."""
+        found = self._forward(field, ready, at, deadline)
+        return self._failed() if found == self.RAISES else found
+
+    def gradient(self, held: int, pulling: int, at: int, deadline: float) -> int:
+        """`cross_gradient` in crossing.jl; what is raised there is raised here."""
+        found = self._gradient(held, pulling, at, deadline)
+        return self._failed() if found == self.RAISES else found
+
+    def _failed(self) -> int:
+        raise julia_error()(*self.package.raised())
+
+    def end(self) -> None:
+        """Julia is about to end: what it holds is its own to drop."""
+        self.release = _nothing
+
+
+def _nothing(address: int) -> None:
+    pass
+
+
+class Held:
+    """A forward solve on Julia's side, for as long as this lives."""
+
+    __slots__ = ("address", "crossing")
+
+    def __init__(self, crossing: Crossing, address: int):
+        self.crossing, self.address = crossing, address
+
+    def __del__(self) -> None:
+        self.crossing.release(self.address)
 
 
 def start() -> Any:

@@ -1,12 +1,12 @@
 """One right-hand side on Julia's side: a forward solve, and backward ones, in a place's arrays.
 
-Only addresses, numbers and names cross. `Session` is what `bridge.py` talks to; `Local` has Julia
-in this process, `remote.Remote` in another.
+Addresses and numbers cross. `bridge.py` talks to a `Session`: `Local` or `remote.Remote`.
 """
 
 from __future__ import annotations
 
 import abc
+import array
 import ctypes
 import dataclasses
 import functools
@@ -22,6 +22,7 @@ from torch import Tensor
 from . import runtime
 from .callbacks import NAMES, Callable, pointer, polled
 from .failures import Report, Trouble, translated
+from .native.ir import surely
 from .places import HOST, Place
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Settings:
     control: tuple[float, ...]
     stops: tuple[float, ...]
     each: Tensor  # rtol, then atol, of each entry of the state; empty where they are numbers
+    # what was made of them in this process's Julia, with its address
+    made: dict[str, tuple[Any, int]] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def packed(self) -> Tensor:
@@ -66,12 +69,6 @@ class Settings:
         head = (self.rtol, self.atol, self.adaptive, self.first, self.low, self.high)
         packed = numbers([*head, self.max_steps, *self.control, *self.stops])
         return torch.cat([packed, self.each]) if len(self.each) else packed
-
-
-@functools.cache
-def _pieces(count: int) -> Any:
-    """The class of arrays of as many addresses and lengths."""
-    return ctypes.c_int64 * (2 * count)
 
 
 def numbers(values: Sequence[float]) -> Tensor:
@@ -87,6 +84,11 @@ class Keep:
     slots: int
     marks: Tensor
 
+    @functools.cached_property
+    def taped(self) -> bool:
+        """Whether steps are taped for `Discrete`."""
+        return self.keep in ("stages", "steps")
+
 
 @dataclasses.dataclass(frozen=True)
 class Pull:
@@ -100,12 +102,10 @@ class Pull:
 
 
 DRIFTS = "backsolve"  # what `Pull.kind` is where drifts are measured
-TAPED = ("stages", "steps")  # what `Keep.keep` is where steps are taped for `Discrete`
 ROOM = 2**28  # bytes that are set aside for it at most; what is beyond is Julia's to find
 _taped: dict[tuple[str, int, str], int] = {}  # numbers that a solve of this kind kept last
-NINE, FIFTEEN = ctypes.c_int64 * 9, ctypes.c_int64 * 15
 TOLD = 20  # numbers of a direction, as `PyODE.tell!` writes them, before drifts
-# made once: ctypes would make a class for each array, as Python makes classes, and collect it
+# a class, which ctypes would make anew for each array, and collect
 NUMBERS = ctypes.c_double * TOLD
 
 
@@ -215,10 +215,10 @@ class Local(Session):
             at = {name: pointer(function) for name, function in self.functions.items()}
             at["fused"] = at["fused"] if setup.fused else 0
             there = self.jl.place_of(place.kind, place.index)
-            self.field = self.jl.field_of(there, *head, *(at[name] for name in NAMES))
+            self.field = self._at(self.jl.field_of(there, *head, *(at[name] for name in NAMES)))
         else:
             self.field = native.field(setup.n, setup.p, int(setup.sign), setup.fused, wanted)
-        self.solved: Any = None
+        self.solved: runtime.Held | None = None
         self.tensors: list[Tensor] | None = None  # that a native solve reads
         self.room: Tensor | None = None  # of what Julia keeps: it lives as long as `solved`
 
@@ -226,53 +226,62 @@ class Local(Session):
         self, z: Tensor, first: Tensor | None, settings: Settings, seconds: float, keep: Keep,
         lead: int,
     ) -> Solved | None:  # fmt: skip
-        setup, place, packed = self.setup, self.place, settings.packed
-        rows, told = place.empty(len(setup.times), setup.n, dtype=z.dtype), NUMBERS()
+        setup, packed, times, marks = self.setup, settings.packed, self.setup.times, keep.marks
+        m = times.shape[0]
+        rows, told = z.new_empty(m, setup.n), NUMBERS()
         kind = (setup.type, setup.n, keep.keep)
-        room = min(_taped.get(kind, 0) * 5 // 4, ROOM // z.itemsize)
-        self.room = torch.empty(room, dtype=z.dtype)
-        where = FIFTEEN(
-            z.data_ptr(), 0 if first is None else first.data_ptr(), setup.times.data_ptr(),
-            len(setup.times), packed.data_ptr(), len(packed), keep.slots, keep.marks.data_ptr(),
-            len(keep.marks), rows.data_ptr(), lead, ctypes.addressof(told), self._read(),
-            self.room.data_ptr(), room,
-        )  # fmt: skip
-        self.solved = self._call(
-            self.jl.forward_at, self.field, settings.solver, keep.keep, ctypes.addressof(where),
-            time.time() + seconds,
-        )  # fmt: skip
-        if self.solved is False:
+        room = min(_taped.get(kind, 0) * 5 // 4, ROOM // z.itemsize) if keep.taped else 0
+        self.room = torch.empty(room, dtype=z.dtype) if room else None
+        where = array.array("q", (
+            z.data_ptr(), 0 if first is None else first.data_ptr(), times.data_ptr(), m,
+            packed.data_ptr(), packed.shape[0], keep.slots, marks.data_ptr(), marks.shape[0],
+            rows.data_ptr(), lead, ctypes.addressof(told), self._read(),
+            0 if self.room is None else self.room.data_ptr(), room,
+        ))  # fmt: skip
+        at, crossing = where.buffer_info()[0], self.jl.crossing
+        if "ready" not in settings.made:
+            made = self._call(self.jl.ready_at, self.field[0], settings.solver, keep.keep, at)
+            settings.made["ready"] = self._at(made)
+        ready = settings.made["ready"][1]
+        held = self._call(crossing.forward, self.field[1], ready, at, time.time() + seconds)
+        if held == crossing.NOT_FINITE:
             raise StateNotFiniteError
-        if self.solved is None:
+        if not held:
             return None
+        self.solved = runtime.Held(crossing, held)
         ended, last = None, None
         if told[0] != 1:
-            last = place.empty(setup.n, dtype=z.dtype)
-            ended = self._call(self.jl.words, self.solved, last.data_ptr())
+            last = z.new_empty(setup.n)
+            ended = self._call(self.jl.words, held, last.data_ptr())
         report, trouble, counts, _ = _said(told, ended)
-        if keep.keep in TAPED:
+        if keep.taped:
             _taped[kind] = report.bytes // z.itemsize
         return Solved(rows, report, trouble, last, counts)
 
     def gradient(
         self, g: Tensor, settings: Settings, seconds: float, pull: Pull, apart: bool
     ) -> Pulled:
-        setup, place, packed = self.setup, self.place, settings.packed
-        y0 = place.empty(setup.n, dtype=g.dtype)
-        lam = torch.empty_like(y0) if apart else None
-        params = [place.empty(*shape, dtype=g.dtype) for shape in setup.parts]
-        parts = _pieces(len(params))(*(x for p in params for x in (p.data_ptr(), p.numel())))
+        setup, packed, n = self.setup, settings.packed, self.setup.n
+        y0, lam = g.new_empty(n), g.new_empty(n) if apart else None
+        params = [g.new_empty(shape) for shape in setup.parts]
+        parts = array.array("q", [x for p in params for x in (p.data_ptr(), p.numel())])
         drifts = pull.kind == DRIFTS
         told = (ctypes.c_double * (TOLD + len(setup.times)))() if drifts else NUMBERS()
-        where = NINE(
-            g.data_ptr(), packed.data_ptr(), len(packed), 0 if lam is None else lam.data_ptr(),
-            y0.data_ptr(), ctypes.addressof(parts), len(params), ctypes.addressof(told),
-            self._read(),
-        )  # fmt: skip
-        ended = self._call(
-            self.jl.gradient_at, self.solved, pull.kind, settings.solver, ctypes.addressof(where),
-            pull.resync, pull.seminorm, pull.quad_rtol, pull.quad_atol, time.time() + seconds,
-        )  # fmt: skip
+        where = array.array("q", (
+            g.data_ptr(), packed.data_ptr(), packed.shape[0],
+            0 if lam is None else lam.data_ptr(), y0.data_ptr(), parts.buffer_info()[0],
+            len(params), ctypes.addressof(told), self._read(),
+        ))  # fmt: skip
+        at, crossing = where.buffer_info()[0], self.jl.crossing
+        if "pulling" not in settings.made:
+            made = self._call(
+                self.jl.pulling_at, self.field[0], pull.kind, settings.solver, at, pull.resync,
+                pull.seminorm, pull.quad_rtol, pull.quad_atol,
+            )  # fmt: skip
+            settings.made["pulling"] = self._at(made)
+        pulling, until = settings.made["pulling"][1], time.time() + seconds
+        otherwise = self._call(crossing.gradient, self._held(), pulling, at, until)
+        ended = self.jl.ended() if otherwise else None
         report, trouble, counts, (estimate, peak, finite, jumps) = _said(told, ended)
         drift = told[TOLD : TOLD + int(jumps)]
         return Pulled(
@@ -283,7 +292,15 @@ class Local(Session):
         return self.native is None or self.native.lie(self.tensors or ())
 
     def changed(self) -> bool:
-        return bool(self._call(self.jl.changed, self.solved, self._read()))
+        return bool(self._call(self.jl.changed, self._held(), self._read()))
+
+    def _at(self, made: Any) -> tuple[Any, int]:
+        """A Julia object, which lives as long as it is held here, with its address."""
+        return made, self.jl.address_of(made)
+
+    def _held(self) -> int:
+        """The address of the forward solve."""
+        return surely(runtime.Held, self.solved).address
 
     def _read(self) -> int:
         """`Native.renewed` by what this solve reads: all that use the field share its memory."""
@@ -296,7 +313,7 @@ class Local(Session):
 
     def interpolate(self, t: float) -> Tensor:
         row = self.place.empty(self.setup.n, dtype=getattr(torch, self.setup.type))
-        self._call(self.jl.interpolate_at, self.solved, t, row.data_ptr(), math.inf)
+        self._call(self.jl.interpolate_at, self._held(), t, row.data_ptr(), math.inf)
         return row
 
     def _call(self, function: Any, *args: Any) -> Any:
@@ -325,8 +342,9 @@ class Local(Session):
 def _said(told: Any, ended: Any) -> tuple[Report, Trouble, Counts, tuple[float, ...]]:
     """What Julia said of one direction; `ended`: in words, where it did not end well."""
     code, what = ended or ("Success", "")
-    _, t, dt, top, accepted, rejected, size, forced, worst, *rest = told[:TOLD]
-    when, index, count, nfe, nvjp, njac, plain, *others = rest
+    values = told[:TOLD]
+    _, t, dt, top, accepted, rejected, size, forced, worst = values[:9]
+    when, index, count, nfe, nvjp, njac, plain = values[9:16]
     report = Report(code, t, dt, top, int(accepted), int(rejected), int(size), int(forced), worst)
     counts = Counts(int(nfe), int(nvjp), int(njac), int(plain))
-    return report, Trouble(what, when, int(index), int(count)), counts, tuple(others)
+    return report, Trouble(what, when, int(index), int(count)), counts, tuple(values[16:])

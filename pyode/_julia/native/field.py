@@ -76,9 +76,10 @@ class Native:
         self.layouts = [_layout(x) for x in leaves]
         self.table = np.zeros(1 + len(leaves), dtype=np.int64)
         self.table[0] = self.arena.data_ptr()
+        self.at: list[int] = []  # the addresses in it
         self.prepare = 0  # address of the function that computes what depends on tensors alone
         self.calls: dict[str, Any] = {}
-        self.fields: dict[tuple[Any, ...], Any] = {}
+        self.fields: dict[tuple[Any, ...], tuple[Any, int]] = {}
 
     def address(self, name: str) -> int:
         """Of a C function; compiled when it is first asked for."""
@@ -91,8 +92,10 @@ class Native:
             )  # fmt: skip
         return _compiled[key]
 
-    def field(self, n: int, p: int, sign: int, fused: bool, wanted: frozenset[str]) -> Any:
-        """Julia's field of the wanted functions among f, vjp, vjp_p, fused and vjp_t.
+    def field(
+        self, n: int, p: int, sign: int, fused: bool, wanted: frozenset[str]
+    ) -> tuple[Any, int]:
+        """Julia's field of the wanted functions among f, vjp, vjp_p, fused and vjp_t; its address.
 
         One for all solves of a kind: what a solve leaves in it, the next one does not read.
         """
@@ -102,7 +105,9 @@ class Native:
             found = [self.address(name) if name in wanted else 0 for name in names]
             there = TEN(n, p, sign, *found, self.table.ctypes.data, poll())
             at = ctypes.addressof(there)
-            self.fields[key] = runtime.start().native_of(self.name, at, fused)
+            jl = runtime.start()
+            field = jl.native_of(self.name, at, fused)
+            self.fields[key] = field, jl.address_of(field)
         return self.fields[key]
 
     def call(self, name: str, *arrays: Tensor, t: float = 0.0) -> None:
@@ -118,8 +123,10 @@ class Native:
 
     def lie(self, tensors: Sequence[Any]) -> bool:
         """Whether they are there, and lie in memory as the program reads them."""
-        there = zip(tensors, self.layouts, strict=True)
-        return all(x is not None and _layout(x) == layout for x, layout in there)
+        for x, (dtype, shape, stride) in zip(tensors, self.layouts, strict=True):
+            if x is None or x.dtype != dtype or x.shape != shape or x.stride() != stride:
+                return False
+        return True
 
     def renewed(self, tensors: Sequence[Tensor]) -> int:
         """Read the addresses of f's tensors anew.
@@ -127,9 +134,11 @@ class Native:
         Returns:
             The address of the function that computes what depends on them alone.
         """
-        for i, tensor in enumerate(tensors, 1):
-            self.table[i] = tensor.data_ptr()
-        self.prepare = self.prepare or self.address("prepare")
+        at = [tensor.data_ptr() for tensor in tensors]
+        if at != self.at:
+            self.table[1:] = self.at = at
+        if not self.prepare:
+            self.prepare = self.address("prepare")
         return self.prepare
 
     def renew(self, tensors: Sequence[Tensor]) -> None:
