@@ -199,7 +199,7 @@ def _discrete(
             problem, cell.solver, Discrete(memory="steps"),
             engine=cell.engine, max_steps=max_steps, timeout=timeout,
         )  # fmt: skip
-    except (SolveError, GradientUnavailable):
+    except (SolveError, InputError, GradientUnavailable):  # its row says so
         return None
 
 
