@@ -1,4 +1,4 @@
-"""pyode: neural ODEs and their gradients, by any adjoint method, on one of two engines.
+"""pyode: neural ODEs and their gradients, by any adjoint method, on one of three engines.
 
 Here is the list of names; what they do lives in private modules, and nothing is defined here.
 """
@@ -63,6 +63,10 @@ from ._odeint import odeint as odeint
 from ._odeint import odeint_adjoint as odeint_adjoint
 from ._odeint import odeint_event as odeint_event
 from ._odeint_dense import odeint_dense as odeint_dense
+from ._scipy.engine import SciPy as SciPy
+from ._scipy.solvers import BDF as BDF
+from ._scipy.solvers import LSODA as LSODA
+from ._scipy.solvers import Radau as Radau
 from ._solution import Solution as Solution
 from ._solvers import PID as PID
 from ._solvers import RK4 as RK4

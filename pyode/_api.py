@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ._adjoints import Adjoint, Auto, Discrete
+from ._adjoints import Adjoint, Auto
 from ._arguments import (
     batch_size,
     bounds,
@@ -29,13 +29,14 @@ from ._julia.engine import Julia
 from ._params import check_params, find_params, reached, watermark
 from ._planned import Known, finished, flattened
 from ._returned import random_state, refuse_in_place
+from ._scipy.engine import SciPy
 from ._solution import Solution
-from ._solvers import Solver, Tsit5
+from ._solvers import Solver
 from ._state import Layout, Times, check_times, inside, layout_of
 from ._tolerances import bound, check_reverse
 from ._torch.engine import Torch
 
-ENGINES: dict[str, Callable[[], Engine]] = {"torch": Torch, "julia": Julia}
+ENGINES: dict[str, Callable[[], Engine]] = {"torch": Torch, "julia": Julia, "scipy": SciPy}
 MAX_STEPS = 16_384
 
 
@@ -45,8 +46,8 @@ def solve(
     y0: Any,
     ts: Any,
     *,
-    solver: Solver = Tsit5(),
-    adjoint: Adjoint | str = Discrete(),
+    solver: Solver | None = None,
+    adjoint: Adjoint | str | None = None,
     engine: str | Engine = "torch",
     params: Sequence[Tensor] | None = None,
     batch: str = "joint",
@@ -65,9 +66,10 @@ def solve(
         y0: state at `ts[0]`: a tensor, or a tuple, list or dict of tensors, float32, float64,
             complex64 or complex128, on one device.
         ts: `[m]`, strictly increasing or decreasing; `(t0, t1)` gives both ends.
-        solver: method with its tolerances.
-        adjoint: how the gradient is computed; "auto": chosen now, by memory and by stability.
-        engine: "torch", or an engine object.
+        solver: method with its tolerances; None: `Tsit5()`, with engine "scipy" `Dopri5()`.
+        adjoint: how the gradient is computed; "auto": chosen now, by memory and by stability;
+            None: `Discrete()`, with engine "scipy" `Interpolating()`.
+        engine: "torch", "julia" or "scipy", or an engine object.
         params: tensors f depends on whose gradient is wanted; None: all that require grad and that
             f can reach (module parameters, closures, attributes, globals it names).
         batch: "joint": one step size for the whole state. "independent": the first dimension is a
@@ -134,8 +136,8 @@ def plan(f: Callable[..., Any], y0: Any, ts: Any, **options: Any) -> Plan:
 
 
 ARGUMENTS: dict[str, Any] = {
-    "solver": Tsit5(),
-    "adjoint": Discrete(),
+    "solver": None,
+    "adjoint": None,
     "engine": "torch",
     "params": None,
     "batch": "joint",
@@ -170,6 +172,9 @@ def _plan(
     times = check_times(ts, layout)
     check_clock(times, layout)
     adjoint = Auto() if isinstance(adjoint, str) and adjoint == "auto" else adjoint
+    engine = _engine(engine)
+    solver = engine.usual[0] if solver is None else solver
+    adjoint = engine.usual[1] if adjoint is None else adjoint
     solver, adjoint = instance("solver", solver, Solver), instance("adjoint", adjoint, Adjoint)
     if batch not in ("joint", "independent"):
         raise choose("batch", batch, ("joint", "independent"))
@@ -181,7 +186,6 @@ def _plan(
         batch = "joint"  # no numbers, no sample that could step by itself
     jumps = stop_times("jumps", jumps)
     start = inside(*times.span, jumps, layout.real)[0]
-    engine = _engine(engine)
     field, needs = _field(f, layout, flat, times, start, params, samples, engine)
     made = Plan(
         field, layout, times, solver, adjoint, engine, limits, batch,

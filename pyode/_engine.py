@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from ._adjoints import Adjoint
+from ._adjoints import Adjoint, Discrete
 from ._eager import eager
 from ._errors import GradientUnavailable, InputError, Outcome
-from ._solvers import Solver
+from ._solvers import Solver, Tsit5
 from ._stats import Limits, SolveStats
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ class Engine(abc.ABC):
     solvers: ClassVar[frozenset[type[Solver]]]
     adjoints: ClassVar[frozenset[type[Adjoint]]]
     devices: ClassVar[frozenset[str]]
+    usual: ClassVar[tuple[Solver, Adjoint]] = (Tsit5(), Discrete())  # where none is named
+    budgets: ClassVar[bool] = True  # whether continuous adjoints have one
     keeps_graphs: ClassVar[bool] = False  # with Discrete(memory=None), and evaluates nothing again
 
     def check(self, plan: Plan) -> None:
@@ -166,7 +168,7 @@ class Engine(abc.ABC):
                 f"`solver` got {plan.solver!r}, which engine {self.name!r} does not have. "
                 f"Pass one of: {names(self.solvers)}."
             )
-        if adjoint not in self.adjoints:
+        if plan.needs and adjoint not in self.adjoints:
             raise GradientUnavailable(
                 f"`adjoint` got {plan.adjoint!r}, which engine {self.name!r} does not have. "
                 f"Pass one of: {names(self.adjoints)}."

@@ -150,6 +150,16 @@ def test_failures_are_rows():
     plt.close(result.figure())
 
 
+def test_a_solver_that_one_engine_lacks_is_a_refused_row():
+    solver, engines = pyode.LSODA(), ["torch", "scipy"]
+    result = compare("logistic", adjoints=["interpolating"], solvers=[solver], rtols=[1e-4],
+                     engines=engines, repeats=1)  # fmt: skip
+    assert [row["outcome"] for row in result.rows] == ["refused", "success"]
+    assert "which engine 'torch' does not have" in result.rows[0]["message"]
+    assert 0 < result.rows[1]["error_dy0"] < 1e-2
+    plt.close(result.figure())
+
+
 def test_a_backward_failure_keeps_what_the_forward_solve_counted():
     result = compare("robertson", adjoints=["backsolve"], rtols=[1e-4], repeats=1, max_steps=60)
     (row,) = result.rows

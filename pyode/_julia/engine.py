@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from typing import ClassVar
 
@@ -15,10 +14,11 @@ from .. import _solvers as s
 from .._autograd import check_cotangent
 from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
-from .._errors import DriftWarning, InputError, Options, ToleranceWarning
+from .._errors import InputError, Options, ToleranceWarning
 from .._stats import Stats
 from .._torch import diagnose, sensitivities
 from .._torch.adjoint_rhs import cotangent_scale, time_grads, zero_grads
+from .._torch.backsolve import say_drift
 from .._warned import warn
 from . import runtime
 from .bridge import Bridge
@@ -252,7 +252,7 @@ def _account(plan: Plan, bridge: Bridge, found: Pulled) -> None:
     estimate = found.estimate
     if isinstance(adjoint, adj.Backsolve):
         stats.drift = found.drift
-        _mind_drift(plan, adjoint, stats.drift)
+        say_drift(plan, adjoint, stats.drift)
     if report.ok and not estimate <= 100.0:
         report = dataclasses.replace(report, code="Quadrature", top=estimate)
     if not report.ok:
@@ -271,18 +271,3 @@ def _account(plan: Plan, bridge: Bridge, found: Pulled) -> None:
             "checkpointing keeps any budget.",
             ToleranceWarning,
         )
-
-
-def _mind_drift(plan: Plan, adjoint: adj.Backsolve, drift: list[float]) -> None:
-    """Warn of the largest drift over the limit; `drift` runs from the last output to the first."""
-    over = [d for d in drift if not d <= adjoint.drift_limit]
-    if adjoint.on_drift != "warn" or not over:
-        return
-    worst = math.nan if any(d != d for d in over) else max(over)
-    warn(
-        f"Backsolve drifted: integrated back between outputs, the state is up to {worst:.3g} "
-        f"tolerances away from the forward one ({len(over)} of {len(drift)} outputs are over the "
-        f"limit {adjoint.drift_limit:g}); the gradient is wrong by an unknown amount. Use "
-        "Interpolating(), Gauss() or Quadrature().",
-        DriftWarning,
-    )

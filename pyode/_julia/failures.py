@@ -23,6 +23,7 @@ from .._errors import (
 )
 from .._tolerances import vector
 from .._torch import diagnose
+from .._torch.trouble import Stopped
 from . import runtime
 from .errors import JuliaEngineError
 
@@ -54,24 +55,6 @@ class Trouble:
     t: float
     index: int
     count: int
-
-
-@dataclasses.dataclass
-class Stopped:
-    """A solve that stopped, as the torch engine's diagnosis looks at one."""
-
-    t: float
-    y: Tensor
-    start: float
-    end: float
-    h: float
-    rhs: Any
-    stats: Any
-    limits: Any
-    method: Any
-    where: dict[str, Any]
-    trouble: diagnose.Trouble
-    k0: Tensor | None = None
 
 
 def forward_failure(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._adjoints import Backsolve
+from .._adjoints import Backsolve, Gauss, Interpolating, Quadrature
 from .._engine import Grads, Plan
 from .._errors import BackwardError, DriftWarning, ReverseUnstableError
 from .._solvers import AdaptiveSolver, Solver
@@ -16,6 +16,11 @@ from .._warned import warn
 from .adjoint_rhs import AdjointRHS, Sweep, cotangent_scale, time_grads, zero_grads
 from .forward_solve import integrate
 from .tape import Tape
+
+KEPT = (
+    "Interpolating() or Discrete(), which keep the forward trajectory; "
+    "Backsolve(on_drift='interpolate') with more output times."
+)
 
 
 def backward(adjoint: Backsolve, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
@@ -37,9 +42,9 @@ def backward(adjoint: Backsolve, plan: Plan, tape: Tape, grad_ys: Tensor) -> Gra
         try:
             z = sweep.to(i)
         except BackwardError as err:
-            unstable = _unstable(err, sweep.integ.y[:n], ys)
-            if unstable is None or adjoint.on_drift != "interpolate":
-                raise unstable or err from err.__cause__
+            found = unstable(err, sweep.integ.y[:n], ys, KEPT)
+            if found is None or adjoint.on_drift != "interpolate":
+                raise found or err from err.__cause__
             plan.stats.backward.drift.append(math.inf)
             sweep.integ.t, sweep.integ.h = plan.times.values[i], None
             z = _again(plan, sweep, start, ys, i, n)
@@ -73,7 +78,7 @@ def _mind_drift(
     return z
 
 
-def _unstable(err: BackwardError, y: Tensor, ys: Tensor) -> ReverseUnstableError | None:
+def unstable(err: BackwardError, y: Tensor, ys: Tensor, hint: str) -> ReverseUnstableError | None:
     """The same failure, when it is because the state left the range of the forward one."""
     back, forth = float(y.abs().max()), float(ys.abs().max())
     if back <= 10 * forth:
@@ -83,9 +88,7 @@ def _unstable(err: BackwardError, y: Tensor, ys: Tensor) -> ReverseUnstableError
         err.what,
         cause=f"the state integrated backwards reached |y| = {back:.2g} (forwards: {forth:.2g}): "
         "dynamics that are stable forwards are unstable backwards",
-        hint="Interpolating() or Discrete(), which keep the forward trajectory; "
-        "Backsolve(on_drift='interpolate') with more output times. "
-        "The forward result is valid; this solve accumulated no gradient.",
+        hint=f"{hint} The forward result is valid; this solve accumulated no gradient.",
         **facts,
     )
 
@@ -123,3 +126,20 @@ def _again(plan: Plan, sweep: Sweep, start: Tensor, ys: Tensor, i: int, n: int) 
     inner = Sweep(plan, rhs, start[n:].clone(), slice(0, n), seminorm=plan.adjoint.seminorm)  # type: ignore[attr-defined]
     inner.integ.t, inner.integ.h = times[i + 1], sweep.integ.h
     return torch.cat([ys[i], inner.to(i)])
+
+
+def say_drift(plan: Plan, adjoint: Backsolve, drift: list[float]) -> None:
+    """Warn of the largest drift over the limit; `drift` runs from the last output to the first."""
+    over = [d for d in drift if not d <= adjoint.drift_limit]
+    if adjoint.on_drift != "warn" or not over:
+        return
+    kinds = (Interpolating, Gauss, Quadrature)
+    kept = [f"{kind.__name__}()" for kind in kinds if kind in plan.engine.adjoints]
+    worst = math.nan if any(d != d for d in over) else max(over)
+    warn(
+        f"Backsolve drifted: integrated back between outputs, the state is up to {worst:.3g} "
+        f"tolerances away from the forward one ({len(over)} of {len(drift)} outputs are over the "
+        f"limit {adjoint.drift_limit:g}); the gradient is wrong by an unknown amount. Use "
+        f"{' or '.join(kept)}.",
+        DriftWarning,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from typing import Any, ClassVar
 
@@ -19,7 +18,6 @@ from .._errors import (
     GradientUnavailable,
     InputError,
     InputTypeError,
-    NonFiniteError,
     SolveError,
 )
 from .._field import Field
@@ -47,6 +45,7 @@ from .methods import method_of
 from .tableaus import TABLEAUS
 from .tape import Tape
 from .trajectory import Trajectory
+from .trouble import outgrown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Torch(Engine):
                 plan = plan.with_clock(clock)
                 result = _forward(plan, y0.clone())  # the caller may write into y0 later
                 if result.failure is None:
-                    result.failure = _finite(plan, result.ys)
+                    result.failure = outgrown(plan, result.ys)
                 return result
         finally:
             stats.seconds = time.perf_counter() - started
@@ -189,30 +188,6 @@ def _at_rest(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
     lam0 = grad_ys[1:].sum(0)
     params = [torch.zeros_like(p) for p in plan.field.params]
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), params)
-
-
-def _finite(plan: Plan, ys: Tensor) -> SolveError | None:
-    """The failure of a solve that reached its end with outputs that are not finite."""
-    if math.isfinite(float(ys.sum())) or bool(torch.isfinite(ys).all()):
-        return None
-    bad = ~torch.isfinite(ys)
-    row, column = bad.nonzero()[0].tolist()
-    t, kind = plan.times.values[row], diagnose.kind_of(ys[row])
-    ys[row:] = float("nan")
-    return NonFiniteError(
-        f"the state became {kind} before or at t={t:.10g} ({int(bad[row].sum())} of "
-        f"{ys.shape[1]} entries; first at {plan.layout.locate(column)}).",
-        t=plan.times.values[max(row - 1, 0)],
-        index=plan.stats.forward.accepted,
-        span=plan.times.span,
-        solver=plan.solver,
-        engine=plan.engine.name,
-        state=diagnose.kind_of_state(ys),
-        stats=plan.stats.forward,
-        cause=f"the solution outgrew {ys.dtype} (largest number {torch.finfo(ys.dtype).max:.2g}), "
-        "or f is not finite between two steps",
-        hint="end the interval earlier, bound f's output, or scale the state.",
-    )
 
 
 def _refuse_another(plan: Plan, tape: Tape) -> None:

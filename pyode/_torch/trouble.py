@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .._errors import NonFiniteError
+from .._errors import NonFiniteError, SolveError
 from .._params import named_tensors
 
 if TYPE_CHECKING:
+    from .._engine import Plan
     from .esdirk import SingularError
     from .loop import Integrator
     from .method import RHS
@@ -58,6 +60,24 @@ class Trouble:
         self.non_finite = self.latest = f"{what} at t={t:.10g}"
         self.at = t
         self.bad += 1
+
+
+@dataclasses.dataclass
+class Stopped:
+    """A solve of another engine that stopped, as the diagnosis here looks at one."""
+
+    t: float
+    y: Tensor
+    start: float
+    end: float
+    h: float
+    rhs: Any
+    stats: Any
+    limits: Any
+    method: Any
+    where: dict[str, Any]
+    trouble: Trouble
+    k0: Tensor | None = None
 
 
 def kind_of(x: Tensor) -> str:
@@ -109,3 +129,27 @@ def jacobian_is_finite(integ: Integrator) -> None:
                 hint="make f differentiable there, or use an explicit solver such as Tsit5().",
                 **facts(integ),
             )
+
+
+def outgrown(plan: Plan, ys: Tensor) -> SolveError | None:
+    """The failure of a solve that reached its end with outputs that are not finite."""
+    if math.isfinite(float(ys.sum())) or bool(torch.isfinite(ys).all()):
+        return None
+    bad = ~torch.isfinite(ys)
+    row, column = bad.nonzero()[0].tolist()
+    t, kind = plan.times.values[row], kind_of(ys[row])
+    ys[row:] = float("nan")
+    return NonFiniteError(
+        f"the state became {kind} before or at t={t:.10g} ({int(bad[row].sum())} of "
+        f"{ys.shape[1]} entries; first at {plan.layout.locate(column)}).",
+        t=plan.times.values[max(row - 1, 0)],
+        index=plan.stats.forward.accepted,
+        span=plan.times.span,
+        solver=plan.solver,
+        engine=plan.engine.name,
+        state=kind_of_state(ys),
+        stats=plan.stats.forward,
+        cause=f"the solution outgrew {ys.dtype} (largest number {torch.finfo(ys.dtype).max:.2g}), "
+        "or f is not finite between two steps",
+        hint="end the interval earlier, bound f's output, or scale the state.",
+    )

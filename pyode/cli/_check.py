@@ -39,7 +39,7 @@ def check_gradient(
         adjoint: discrete, backsolve, interpolating, gauss, quadrature, forward, auto, or one with
             options, "Interpolating(checkpoints=8)".
         solver: tsit5, dopri5, "RK4(step_size=0.1)", ... Default: what suits the problem.
-        engine: torch or julia.
+        engine: torch, julia or scipy.
         rtol: relative tolerance; atol goes with it. Default: the problem's.
         data_dir: folder of the data sets, for digits and heartbeats.
         seed: of the directions.

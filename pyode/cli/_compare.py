@@ -59,7 +59,7 @@ def compare(
         solver: tsit5, dopri5, dopri8, bosh3, kvaerno5, "RK4(step_size=0.1)", ...; may be repeated.
         rtol: relative tolerance; may be repeated. Default: 100, 10, 1 and 0.1 times the problem's.
         memory: budget such as "64 kB", or steps; may be repeated.
-        engine: torch or julia; may be repeated. Default: torch.
+        engine: torch, julia or scipy; may be repeated. Default: torch.
         data_dir: folder with MNIST's IDX files (or mnist/), MIT-BIH's WFDB files (or mitdb/), or
             both: their problems are compared too, in place of the bundled digits.
         repeats: timed runs of each row, of which the median is shown. Default: 3; 1 in the default

@@ -54,7 +54,7 @@ def examine(julia: bool = False) -> dict[str, Any]:
     for package, extra in OPTIONAL.items():
         missing = f"not installed: pip install 'pyode[{extra}]'"
         facts[package] = _version(package) or missing
-    facts["engine torch"] = "yes"
+    facts |= dict.fromkeys(("engine torch", "engine scipy"), "yes")
     facts["engine julia"] = _julia(julia)
     facts["engine julia on cuda"] = _julia_cuda(julia, torch)
     return facts

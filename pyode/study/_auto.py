@@ -37,7 +37,8 @@ def resolve(plan: Plan, y0: Tensor) -> Plan:
     `Discrete(memory="steps")`. 3. Neither fits, tolerances are numbers and the meter predicts a
     drift of at most 100 of them: `Backsolve()`. 4. Else `Discrete` with the memory there is, by
     checkpointing; with engine "julia" Interpolating. Its implicit solvers, which have no Discrete:
-    Interpolating, or Gauss for many parameters, by the same rules.
+    Interpolating, or Gauss for many parameters, by the same rules. Those of engine "scipy" have
+    Interpolating with no budget, in the place of all but Backsolve.
 
     Args:
         plan: with `Auto` as adjoint.
@@ -134,6 +135,8 @@ class _Case:
     def short(self, budget: int) -> Adjoint:
         """Checkpoints in the budget, less one step's graph where the step is differentiated."""
         state = self.plan.state_bytes
+        if not self.plan.engine.budgets:
+            return Interpolating()
         if not self.exact or not self.graphs:
             return Interpolating(memory=max(budget, 3 * state))
         left = budget - self.stages * (self.graph + state)
