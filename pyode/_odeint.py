@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ._adjoints import Adjoint, Backsolve, Discrete
+from ._adjoints import Adjoint, Backsolve, Continuous
 from ._api import solve
 from ._eager import eager
 from ._errors import InputError, MaxStepsError
 from ._events import WINDOWS, Event, Finder, Found, attach, find
+from ._scipy.engine import SciPy
 from ._solution import Solution
 from ._state import check_times, layout_of
 from ._tolerances import per_component
 from ._torch.engine import Torch
-from ._torchdiffeq import FIXED, Callbacks, Setting, Way, known, translate
+from ._torchdiffeq import FIXED, SCIPY, Callbacks, Setting, Way, known, translate
 
 EVENT_STEPS = 20_000  # until an event, if max_num_steps does not say
 
@@ -49,11 +50,15 @@ def odeint(
             radauIIA5, gl4, gl6; made of former steps explicit_adams and implicit_adams, whose
             equation is iterated to rtol, atol. Adaptive:
             adaptive_heun, fehlberg2, bosh3, dopri5 (default), tsit5, dopri8; kvaerno5 (stiff).
+            scipy_solver: SciPy's, on the CPU; gradients are `Interpolating`'s, not through the
+            steps; no event_fn.
         options: fixed steps: step_size, grid_constructor (its inner times are constants), interp
             ("linear" or "cubic"), perturb; of Adams methods max_order (5; torchdiffeq's 12 is
             unstable but for short steps) and max_iters (implicit).
             Adaptive: first_step, min_step, max_step, safety, ifactor, dfactor, max_num_steps
             (between two outputs), step_t, jump_t, norm.
+            scipy_solver: solver (RK45, RK23, DOP853, Radau, BDF or, default, LSODA), first_step,
+            max_step, max_num_steps.
         event_fn: `event_fn(t, y)`: the solve ends where a component of it changes sign, however
             late; `t[0]` is the start, and `t[1]` says the direction and nothing else.
 
@@ -168,14 +173,18 @@ def odeint_event(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """One of torchdiffeq's calls, as arguments of `solve`."""
+    """One of torchdiffeq's calls, as arguments of `solve`.
+
+    Attributes:
+        engine: `Torch`, or `SciPy`.
+    """
 
     t: Tensor
     method: str
     options: dict[str, Any]
     setting: Setting
     way: Way
-    engine: Torch
+    engine: Any
     adjoint: Adjoint
     params: tuple[Tensor, ...] | None = None
 
@@ -189,8 +198,9 @@ class Call:
         setting = Setting(func, y0, layout, (t.detach(),))
         way = translate(method, rtol, atol, options, setting)
         perturb = method in FIXED and bool(way.jumps)
-        engine = Torch(Callbacks.of(func, "", method, layout), perturb=perturb)
-        return cls(t, method, options, setting, way, engine, Discrete())
+        watch = Callbacks.of(func, "", method, layout)
+        engine = SciPy() if method == SCIPY else Torch(watch, perturb=perturb)
+        return cls(t, method, options, setting, way, engine, engine.usual[1])
 
     def backsolved(
         self,
@@ -205,6 +215,12 @@ class Call:
             if name in options and options[name] != self.options.get(name, default):
                 raise InputError(f"`{name}` holds in both directions. Pass it in `options` too.")
         method, layout = known("adjoint_method", method), self.setting.layout
+        if (method == SCIPY) != (self.method == SCIPY):
+            raise InputError(
+                f"`adjoint_method` got {method!r} with method {self.method!r}: both directions run "
+                f"on one engine, and {SCIPY!r} is SciPy's. Pass {SCIPY!r} for both, with "
+                "options={'solver': ...} and adjoint_options={'solver': ...}; or for neither."
+            )
         options = dict(options)
         norm = options.pop("norm", None) if method not in FIXED else None
         back = translate(method, rtol, atol, options, self.setting.backwards())
@@ -227,11 +243,13 @@ class Call:
             max_steps=max(way.max_steps, 0 if "max_num_steps" in self.options else back.max_steps),
         )
         watch = Callbacks.of(self.setting.func, "_adjoint", method, layout)
-        engine = dataclasses.replace(self.engine, watch_backward=watch)
+        engine = (
+            self.engine if watch is None else dataclasses.replace(self.engine, watch_backward=watch)
+        )
         return dataclasses.replace(self, way=way, engine=engine, adjoint=adjoint, params=params)
 
     def solve(self, y0: Any, ts: Any, **changes: Any) -> Solution:
-        way = self.way
+        way, back = self.way, isinstance(self.adjoint, Continuous)
         arguments: dict[str, Any] = {
             "solver": way.solver, "adjoint": self.adjoint, "engine": self.engine,
             "params": self.params, "tstops": way.tstops, "jumps": way.jumps,
@@ -243,7 +261,7 @@ class Call:
             err.add_note("`max_steps` is the option `max_num_steps` times the intervals in t.")
             raise
         except InputError as err:
-            if per_component(getattr(self.adjoint, "solver", None)):
+            if per_component(getattr(self.adjoint, "solver", None) or (back and way.solver)):
                 err.add_note("Of odeint_adjoint they are `adjoint_rtol` and `adjoint_atol`.")
             raise
 
@@ -252,6 +270,11 @@ class Call:
 
         The steps are found without a graph; then the same ones are taken again with it.
         """
+        if self.method == SCIPY:
+            raise InputError(
+                f"`event_fn` got a function with method {SCIPY!r}, whose steps are SciPy's. Pass "
+                "method='kvaerno5' if the problem is stiff; 'dopri5' or 'dopri8' if not."
+            )
         if len(self.t) != 2:
             raise InputError(
                 f"`t` has {len(self.t)} times. With event_fn, pass two: the start, and one that "

@@ -16,6 +16,7 @@ from ._errors import InputError, InputTypeError
 from ._odeint import Call
 from ._solution import Solution
 from ._state import asked
+from ._torchdiffeq import SCIPY
 
 
 @eager
@@ -45,6 +46,11 @@ def odeint_dense(
     """
     ends = [_end(name, t) for name, t in (("t0", t0), ("t1", t1))]
     y0 = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, y0)
+    if method == SCIPY:
+        raise InputError(
+            f"`method` got {SCIPY!r}, whose steps cannot be taken again. Pass 'dopri5', or "
+            "'kvaerno5' if the problem is stiff; sol(t) of solve(engine='scipy') has the values."
+        )
     call = dataclasses.replace(
         Call.of(func, y0, ends, rtol, atol, method, options), adjoint=Discrete(memory="steps")
     )

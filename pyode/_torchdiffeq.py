@@ -16,6 +16,7 @@ from . import _implicit as implicit
 from . import _solvers as s
 from ._arguments import stop_times
 from ._errors import InputError, InputTypeError, choose, unknown_option
+from ._scipy.run import NAMES
 from ._state import Layout
 from ._torch.adjoint_rhs import AdjointRHS
 from ._torch.loop import Integrator, Watch
@@ -50,15 +51,15 @@ ADAPTIVE: dict[str, type[s.AdaptiveSolver]] = {
     "dopri8": s.Dopri8,
     "kvaerno5": implicit.Kvaerno5,
 }
-ABSENT: dict[str, str] = {  # torchdiffeq's that are not here: what to pass
-    "scipy_solver": "Pass 'kvaerno5' if the problem is stiff; 'dopri5' or 'dopri8' if not.",
-}
 ADAMS = ("max_order", "max_iters")
 ADAMS_OPTIONS = {adams.AdamsBashforth: ADAMS[:1], adams.AdamsBashforthMoulton: ADAMS}
 LEAST = 4  # max_order of what is more than a Runge-Kutta method
 # max_order if none is given. torchdiffeq's is 12: an explicit step of order 11, which is unstable
 # where h·|∂f/∂y| is above some 0.003 (of order 4: 0.3)
 ORDER = 5
+SCIPY = "scipy_solver"  # whose option `solver` is SciPy's name of the method
+SCIPY_SOLVERS: dict[str, Any] = {name: kind for kind, name in NAMES.items()}
+SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step", "max_num_steps", "norm")
 FIXED_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb")
 SIZES = ("first_step", "min_step", "max_step")
 FACTORS = {"safety": "safety", "ifactor": "factor_max", "dfactor": "factor_min"}
@@ -100,13 +101,8 @@ class Way:
 def known(argument: str, method: str | None) -> str:
     """The method's name, `dopri5` if it is not given."""
     method = "dopri5" if method is None else method
-    if method in ABSENT:
-        raise InputError(
-            f"`{argument}` got {method!r}, which torchdiffeq has and pyode has not. "
-            f"{ABSENT[method]}"
-        )
-    if method not in FIXED and method not in ADAPTIVE:
-        raise choose(argument, method, [*FIXED, *ADAPTIVE])
+    if method not in FIXED and method not in ADAPTIVE and method != SCIPY:
+        raise choose(argument, method, [*FIXED, *ADAPTIVE, SCIPY])
     return method
 
 
@@ -116,6 +112,8 @@ def translate(method: str, rtol: Any, atol: Any, options: dict[str, Any], settin
     Raises:
         InputError: an option that the method has not, or that cannot be honoured.
     """
+    if method == SCIPY:
+        return _scipy(rtol, atol, options, setting)
     allowed = ADAPTIVE_OPTIONS
     if method in FIXED:
         allowed = (*FIXED_OPTIONS, *ADAMS_OPTIONS.get(FIXED[method], ()))
@@ -215,6 +213,17 @@ def _adaptive(
     return Way(solver, tstops, jumps, int(most) * max(intervals, 1))
 
 
+def _scipy(rtol: Any, atol: Any, options: dict[str, Any], setting: Setting) -> Way:
+    error = unknown_option(f"method {SCIPY!r}", options, SCIPY_OPTIONS)
+    if error is not None:
+        raise error
+    given = {name: value for name, value in options.items() if value is not None}
+    name = given.pop("solver", "LSODA")
+    if name not in SCIPY_SOLVERS:
+        raise choose("solver", name, SCIPY_SOLVERS)
+    return _adaptive(SCIPY_SOLVERS[name], rtol, atol, {"norm": "rms"} | given, setting)
+
+
 def number(name: str, value: Any) -> float:
     try:
         return float(value)
@@ -255,15 +264,14 @@ class Callbacks(Watch):
 
     @classmethod
     def of(cls, func: Any, suffix: str, method: str, layout: Layout) -> Callbacks | None:
-        """Those that func has; a warning for those that fixed steps have no occasion to call."""
+        """Those that func has; a warning for those that the method has no occasion to call."""
         names = [f"callback_{what}{suffix}" for what in ("step", "accept_step", "reject_step")]
         calls = {name: call for name in names if (call := getattr(func, name, None)) is not None}
-        idle = [name for name in names[1:] if method in FIXED and calls.pop(name, None)]
+        never = names if method == SCIPY else names[1:] if method in FIXED else []
+        idle = [name for name in never if calls.pop(name, None)]
         if idle:
-            warn(
-                f"method {method!r} takes fixed steps and does not call {', '.join(idle)}.",
-                UserWarning,
-            )
+            steps = "takes SciPy's steps" if method == SCIPY else "takes fixed steps"
+            warn(f"method {method!r} {steps} and does not call {', '.join(idle)}.", UserWarning)
         found = {name.removesuffix(suffix): call for name, call in calls.items()}
         return cls(found, layout) if found else None
 

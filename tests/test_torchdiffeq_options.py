@@ -137,7 +137,11 @@ REFUSED = [
     ({"method": "dopri"}, "dopri5"),
     ({"method": "explicit_adams", "options": {"max_iters": 3}}, "max_iters"),
     ({"method": "sdirk2", "options": {"safety": 0.9}}, "safety"),
-    ({"method": "scipy_solver", "options": {"solver": "LSODA"}}, "dopri5"),
+    ({"method": "scipy_solver", "options": {"solver": "RK54"}}, "Did you mean 'RK45'"),
+    ({"method": "scipy_solver", "options": {"safety": 0.9}}, "scipy_solver.* has no option"),
+    ({"method": "scipy_solver", "options": {"min_step": 0.1}}, "LSODA does not have"),
+    ({"method": "scipy_solver", "options": {"norm": torch.norm}}, "norm is its own"),
+    ({"method": "scipy_solver", "event_fn": lambda t, y: y.sum() - 9}, "event_fn.*'kvaerno5'"),
     ({"options": {"step_size": 0.1}}, "step_size.*first_step"),
     ({"options": {"safty": 0.9}}, "Did you mean 'safety'"),
     ({"options": {"dtype": F32}}, "dtype"),
@@ -166,7 +170,6 @@ REFUSED = [
 ]
 REFUSED_BACKWARDS = [
     ({"adjoint_method": "dopri4"}, "adjoint_method.*dopri5"),
-    ({"adjoint_method": "scipy_solver"}, "adjoint_method.*pyode has not.*dopri5"),
     ({"adjoint_method": "rk4", "options": {"safety": 0.8}}, "adjoint_options"),
     ({"adjoint_options": {"norm": "semi"}}, "seminorm"),
     ({"adjoint_options": {"saftey": 1.0}}, "Did you mean 'safety'"),
@@ -174,6 +177,9 @@ REFUSED_BACKWARDS = [
     ({"adjoint_method": "rk4", "adjoint_options": {"perturb": True}}, "perturb"),
     ({"adjoint_method": "rk4", "adjoint_options": {"norm": "seminorm"}}, "norm"),
     ({"adjoint_rtol": -1.0}, "rtol"),
+    ({"adjoint_method": "scipy_solver"}, "adjoint_method.*'scipy_solver' for both"),
+    ({"method": "scipy_solver", "adjoint_method": "dopri5"}, "adjoint_method.*or for neither"),
+    ({"method": "scipy_solver", "adjoint_options": {"solver": "rk4"}}, "solver.*RK45"),
 ]
 
 
