@@ -88,21 +88,22 @@ class Run:
             SolveError: it did not get there.
         """
         self.sides = inside(self.t, target, self.plan.jumps, self.plan.layout.real)
-        made: Any = None
+        if self.t == target:
+            return
+        self._check_limits()
+        self.times.clear()
+        made = self._made(target)
+        intended: float = self.h or 0.0
         while self.t != target:
             self._check_limits()
             self.times.clear()
-            if made is None:
-                made = self._made(target)
-                self.times.clear()
-            before = getattr(made, "h_abs", None)
+            before: float = getattr(made, "h_abs", 0.0)
             self._step(made)
-            after = getattr(made, "h_abs", None)
-            # a step cut short by the target says nothing against the size that was intended
-            self.h = abs(made.t - self.t) if after is None else after
+            after: float = getattr(made, "h_abs", abs(made.t - self.t))  # type: ignore[assignment]
             done = made.status == "finished"
-            if before is not None and done:
-                self.h = max(before, after)
+            # a step cut short by the target says nothing against the size that was intended
+            self.h = max(intended, before, after) if done else after
+            intended = 0.0
             self.t, self.y = target if done else float(made.t), np.array(made.y)
             self.trouble.accept()
             clock = self.plan.clock
