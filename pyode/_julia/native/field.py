@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import types
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from ..._field import Field
 from ..._seen import Seen
 from .. import runtime
 from ..callbacks import poll
-from .effects import PLAIN, Watch
+from .effects import Watch, identity
 from .ir import UnknownOperationError, surely
 from .program import ALIGN, Program, assemble
 from .trace import trace
@@ -214,7 +213,7 @@ def _found(plan: Plan, judged: bool) -> tuple[Native | None, str]:
         known.remove(entry)
     if entry is None or not (entry.native is None or _still(entry, plan, judged)):
         native, reason = _made(plan)
-        seen = None if native is None else Seen(field.f, _identity(field.f)[1])
+        seen = None if native is None else Seen(field.f, identity(field.f)[1])
         entry = _Known(signature, native, reason, seen)
     known.append(entry)  # the latest last
     del known[:-MOST]
@@ -287,7 +286,7 @@ def _made(plan: Plan) -> tuple[Native | None, str]:
                 "field='native' translates f all the same"
             )
         program = assemble(lowered, traced.dtype, traced.sizes, traced.n)
-        native = Native(program, lowered.watched, _identity(field.f)[1])
+        native = Native(program, lowered.watched, identity(field.f)[1])
     except UnknownOperationError as err:
         return None, str(err)
     why = _proof(native, field, plan, y)
@@ -329,7 +328,7 @@ def _signature(plan: Plan) -> tuple[Any, ...]:
 
 def _entries(f: Any) -> list[_Known] | None:
     """What is known of f, forgotten when f, or what it closes over, is."""
-    key, owners = _identity(f)
+    key, owners = identity(f)
     if key not in _known:
         try:
             for owner in owners:
@@ -338,19 +337,3 @@ def _entries(f: Any) -> list[_Known] | None:
             return None
         _known[key] = []
     return _known[key]
-
-
-def _identity(f: Any) -> tuple[Any, list[Any]]:
-    """A key that is the same for a function made anew with the same code over the same objects."""
-    if hasattr(f, "__self__") and hasattr(f, "__func__"):
-        return (id(f.__self__), f.__func__), [f.__self__]
-    if not isinstance(f, types.FunctionType) or f.__defaults__ or f.__kwdefaults__:
-        return id(f), [f]
-    try:
-        held = [cell.cell_contents for cell in f.__closure__ or ()]
-    except ValueError:
-        return id(f), [f]
-    if not all(isinstance(x, (Tensor, nn.Module, types.FunctionType, *PLAIN)) for x in held):
-        return id(f), [f]
-    parts = tuple(x if isinstance(x, PLAIN) else id(x) for x in held)
-    return (f.__code__, parts), [f.__code__, *(x for x in held if not isinstance(x, PLAIN))]
