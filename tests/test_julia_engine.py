@@ -260,7 +260,7 @@ def test_solves_share_a_julia_field_and_see_nothing_of_each_other(monkeypatch):
         assert sol.stats.nfe == nfe
         assert all(map(torch.equal, pulled(sol, y0), grads))
 
-    (shared,) = choose(sols[0].plan)[0].fields.values()
+    ((shared, _),) = choose(sols[0].plan)[0].fields.values()
     polls = []
 
     def stop(calls, t):
