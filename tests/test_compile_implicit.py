@@ -251,6 +251,8 @@ def test_transforms_in_f_are_ended(solver):
     with pytest.warns(pyode.CompileWarning, match=r"transforms of torch\.func"):
         sol = pyode.solve(f, start(), TS, solver=solver, engine=COMPILED)
     assert torch.equal(sol.ys, pyode.solve(f, start(), TS, solver=solver).ys)
+    with torch.autograd.graph.save_on_cpu():  # which transforms forbid
+        pyode.solve(lambda t, y: -y, start(), TS, solver=solver)
 
 
 @pytest.mark.parametrize("solver", [KVAERNO5, pyode.Dopri5()], ids=["implicit", "explicit"])

@@ -94,7 +94,6 @@ def test_compiled_steps_train_to_the_same_loss_and_resume(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("name", "changes", "text"),
     [
-        ("spheres", {"solver": "kvaerno5"}, "`compile` got True.*implicit"),
         ("spheres", {"adjoint": "forward"}, r"`compile` got True.*Forward\(\)"),
         ("designs", {"norm": "batch", "data": "digits"}, "`compile` got True.*eagerly"),
         ("spheres", {"engine": "julia"}, "`compile` got True with engine='julia'"),

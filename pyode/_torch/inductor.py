@@ -22,6 +22,7 @@ from . import fusion
 from .scratch import keep_scratch
 
 functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
+autograd: Any = torch._C._autograd  # type: ignore[attr-defined]
 Function = Callable[..., tuple[Tensor, ...]]
 Run = Callable[[list[Any]], Sequence[Tensor]]
 TINY = 2**10  # entries that are joined sooner than a view of each part is made by Python
@@ -218,11 +219,13 @@ class _in_words:
     """What torch raises while it compiles, as `Uncompilable`; its own warnings are not ours.
 
     Transforms of `torch.func` that were under way (f's own, perhaps) are ended with it: left as
-    they are, every operation from then on would be part of them.
+    they are, every operation from then on would be part of them, and hooks on saved tensors, which
+    they forbid, would stay forbidden.
     """
 
     def __enter__(self) -> None:
         self.depth = functorch.get_dynamic_layer_stack_depth()
+        self.forbidden = autograd._saved_tensors_hooks_get_disabled_error_message()
         self.quiet = warnings.catch_warnings()
         self.quiet.__enter__()
         warnings.simplefilter("ignore")
@@ -231,6 +234,10 @@ class _in_words:
         self.quiet.__exit__(None, None, None)
         if err is not None:
             functorch.pop_dynamic_layer_stack_and_undo_to_depth(self.depth)
+            if self.forbidden is None:
+                autograd._saved_tensors_hooks_enable()
+            else:
+                autograd._saved_tensors_hooks_disable(self.forbidden)
         if isinstance(err, Exception) and not isinstance(err, Uncompilable):
             raise Uncompilable(reason(err)) from err
 
