@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import gc
 import os
 from typing import Any
 
@@ -93,3 +94,4 @@ class World:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+    gc.collect()  # a wrapped module, which is part of a cycle, holds the group and its threads
