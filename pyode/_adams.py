@@ -39,7 +39,7 @@ class MultistepSolver(FixedSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.order, int) or not self.lowest <= self.order <= MOST:
+        if type(self.order) is not int or not self.lowest <= self.order <= MOST:
             raise InputError(
                 f"`order` of {type(self).__name__} got {self.order!r}. Pass an int from "
                 f"{self.lowest} to {MOST}."

@@ -36,7 +36,7 @@ from ._state import Layout, Times, check_times, inside, layout_of
 from ._tolerances import bound, check_reverse
 from ._torch.engine import Torch
 
-ENGINES: dict[str, Callable[[], Engine]] = {"torch": Torch, "julia": Julia, "scipy": SciPy}
+ENGINES: dict[str, type[Engine]] = {"torch": Torch, "julia": Julia, "scipy": SciPy}
 MAX_STEPS = 16_384
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from ._adjoints import Adjoint, Discrete
+from ._adjoints import Adjoint, Backsolve, Discrete
+from ._clock import Clock
 from ._eager import eager
 from ._errors import GradientUnavailable, InputError, Outcome
 from ._solvers import Solver, Tsit5
-from ._stats import Limits, SolveStats
+from ._stats import Limits, SolveStats, Stats
 
 if TYPE_CHECKING:
-    from ._clock import Clock
     from ._errors import SolveError
     from ._field import Field
     from ._planned import Known
@@ -80,6 +80,21 @@ class Plan:
         plan = object.__new__(type(self))
         plan.__dict__.update(self.__dict__, clock=clock)
         return plan
+
+    def counted(self, direction: str) -> Stats:
+        """The counts of a direction, which begins; f counts there from now on."""
+        if direction == "forward":
+            stats = self.stats.forward
+            stats.nfe += 1 if self.field.first is not None else 0
+        else:
+            stats = self.stats.backward = Stats()
+        self.field.stats = stats
+        return stats
+
+    def clock_of(self, direction: str) -> Clock:
+        """A clock of a direction, which begins."""
+        start, end = self.times.span if direction == "forward" else self.times.span[::-1]
+        return Clock(start, end, self.limits.timeout, direction if self.progress else "")
 
     @property
     def state_bytes(self) -> int:
@@ -166,7 +181,7 @@ class Engine(abc.ABC):
         if solver not in self.solvers:
             raise InputError(
                 f"`solver` got {plan.solver!r}, which engine {self.name!r} does not have. "
-                f"Pass one of: {names(self.solvers)}."
+                f"Pass one of: {names(self.solvers)}{_elsewhere(solver)}."
             )
         if plan.needs and adjoint not in self.adjoints:
             raise GradientUnavailable(
@@ -216,6 +231,32 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def describe(self, plan: Plan) -> str:
         """What will be stored and why, in words."""
+
+
+def _elsewhere(solver: type[Solver]) -> str:
+    """The engines that have it, for the end of a sentence."""
+    from ._api import ENGINES
+
+    having = [f"engine={name!r}" for name, kind in ENGINES.items() if solver in kind.solvers]
+    return f"; or {' or '.join(having)}" if having else ""
+
+
+def refuse_torch_alone(adjoint: Backsolve, who: str) -> None:
+    """Refuse what only the torch engine's `Backsolve` has; `who`: what cannot call a norm.
+
+    Raises:
+        GradientUnavailable: `norm`, or `on_drift="interpolate"`.
+    """
+    if adjoint.norm is not None:
+        raise GradientUnavailable(
+            f"`adjoint` has a norm of its own, which {who} cannot call. Pass seminorm=True, or "
+            "engine='torch'."
+        )
+    if adjoint.on_drift == "interpolate":
+        raise GradientUnavailable(
+            "`adjoint` has on_drift='interpolate', which is the torch engine's. Pass 'warn' or "
+            "'ignore', or adjoint=Interpolating()."
+        )
 
 
 def names(kinds: frozenset[type]) -> str:

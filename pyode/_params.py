@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ def check_params(params: Any) -> tuple[Tensor, ...]:
     """The user's own list of parameters, checked; tensors that need no gradient are dropped."""
     if isinstance(params, Tensor):
         raise InputTypeError("`params` got one tensor. Pass a sequence: params=(w,).")
+    if isinstance(params, Mapping):
+        raise InputTypeError("`params` got a mapping. Pass its tensors: params=d.values().")
     if not isinstance(params, Iterable):
         raise InputTypeError(f"`params` got {params!r}. Pass a sequence of tensors: params=(w,).")
     found = tuple(params)

@@ -11,7 +11,7 @@ from helpers import F64, leaf, name_of, slope
 from torch.autograd import gradcheck, gradgradcheck
 
 import pyode
-from pyode._torch.adams import weights
+from pyode._torch.adams import AdamsMethod, weights
 
 EXPLICIT, IMPLICIT = pyode.AdamsBashforth, pyode.AdamsBashforthMoulton
 KINDS = (EXPLICIT, IMPLICIT)
@@ -172,6 +172,22 @@ def test_a_step_takes_one_evaluation():
     sol = pyode.solve(lambda t, y: -y, y0, (0.0, 1.0), solver=EXPLICIT(step_size=0.01))
     assert sol.stats.forward.accepted == 100
     assert sol.stats.forward.nfe <= 100 + 2 * 3 + 1  # two steps of four stages; f at the start
+
+
+def test_what_is_kept_of_a_step_is_gone_with_its_derivatives():
+    """A solve that keeps no steps takes the memory of one."""
+    method = AdamsMethod(EXPLICIT(step_size=0.01), F64, torch.device("cpu"))
+    y = torch.ones(2, dtype=F64)
+    for i in range(50):
+        k, y = method.attempt(lambda t, y: -y, i / 100, (i + 1) / 100, y, -y)
+        del k
+        assert len(method.nodes) <= 1
+
+
+@pytest.mark.parametrize("order", [True, 4.0, "4"])
+def test_an_order_is_an_int(order):
+    with pytest.raises(pyode.InputError, match="`order` of AdamsBashforth got"):
+        EXPLICIT(step_size=0.1, order=order)
 
 
 def test_an_iteration_that_does_not_converge_is_told_once():

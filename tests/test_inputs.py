@@ -93,6 +93,15 @@ class TestTimes:
         refused(InputTypeError, f"`{name}` got 0.5", **{name: 0.5})
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"w": torch.ones(2)}, r"a mapping.*params=d\.values\(\)"), (torch.ones(2), "one tensor")],
+)
+def test_params_of_another_kind(given, words):
+    with pytest.raises(InputTypeError, match=words):
+        pyode.solve(decay, ones(2), (0.0, 1.0), params=given)
+
+
 class TestZeroLength:
     """An interval of zero length and a single time: y0, with the identity as gradient."""
 

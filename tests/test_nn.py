@@ -131,6 +131,16 @@ def test_a_block_refuses_wrong_options_when_it_is_made(options, phrase):
         assert phrase in str(caught.value)
 
 
+@pytest.mark.parametrize("engine", ["torch", "scipy"])
+def test_a_block_takes_its_engines_usual_adjoint(engine):
+    torch.manual_seed(0)
+    x = torch.randn(4, 2)
+    block = pn.NeuralODE(pn.MLP([2, 8, 2]), solver=pyode.Dopri5(), engine=engine)
+    flow = pn.CNF(pn.MLP([2, 8, 2]), engine=engine)
+    flow.log_prob(block(x)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+
+
 def test_regularizers_integrate_their_density():
     class Linear(nn.Module):
         def __init__(self):

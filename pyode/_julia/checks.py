@@ -10,7 +10,7 @@ import torch
 
 from .. import _adjoints as adj
 from .. import _solvers as s
-from .._engine import Plan, names
+from .._engine import Plan, names, refuse_torch_alone
 from .._errors import GradientUnavailable, InputError, ToleranceWarning, choose
 from .._tolerances import tightest
 from .._warned import warn
@@ -39,11 +39,6 @@ def check(engine: Julia, plan: Plan) -> None:
         raise choose("field", engine.field, FIELDS)
     if engine.device != "cpu":
         _check_device(engine, plan)
-    if type(plan.solver) not in SOLVERS:
-        raise InputError(
-            f"`solver` got {plan.solver!r}, which engine 'julia' does not have. "
-            f"Pass one of: {names(SOLVERS)}."
-        )
     _check_solver("solver", plan.solver)
     _check_plan(plan)
     if plan.layout.device.type != engine.device:
@@ -173,7 +168,8 @@ def _check_adjoint(plan: Plan) -> None:
         )
     if isinstance(adjoint, adj.Continuous):
         _check_solver("solver of the adjoint", backward)
-    _check_backsolve(adjoint)
+    if isinstance(adjoint, adj.Backsolve):
+        refuse_torch_alone(adjoint, "engine 'julia'")
     why = refusal(backward, adjoint)
     if why:
         raise GradientUnavailable(
@@ -183,21 +179,6 @@ def _check_adjoint(plan: Plan) -> None:
     together = isinstance(adjoint, (adj.Interpolating, adj.Backsolve))
     if backward.stiff and together and whole > LARGEST:
         raise _too_large("adjoint", adjoint, whole)
-
-
-def _check_backsolve(adjoint: Any) -> None:
-    if not isinstance(adjoint, adj.Backsolve):
-        return
-    if adjoint.norm is not None:
-        raise GradientUnavailable(
-            "`adjoint` has a norm of its own, which engine 'julia' cannot call. Pass "
-            "seminorm=True, or engine='torch'."
-        )
-    if adjoint.on_drift == "interpolate":
-        raise GradientUnavailable(
-            "`adjoint` has on_drift='interpolate', which is the torch engine's. Pass 'warn' or "
-            "'ignore', or adjoint=Interpolating()."
-        )
 
 
 def _check_forward(plan: Plan) -> None:

@@ -57,9 +57,8 @@ class Julia(Options, Engine):
     field: str = "auto"
 
     def check(self, plan: Plan) -> None:
+        super().check(plan)
         check(self, plan)
-        if plan.needs:
-            super().check(plan)
         decide(plan)
         if not self.process:
             runtime.start()
@@ -73,9 +72,7 @@ class Julia(Options, Engine):
             choose_native(plan)
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
-        started = time.perf_counter()
-        stats = plan.field.stats = plan.stats.forward
-        stats.nfe += 1 if plan.field.first is not None else 0
+        started, stats = time.perf_counter(), plan.counted("forward")
         try:
             clock = _clock(plan, "forward")
             if clock is None:
@@ -86,9 +83,7 @@ class Julia(Options, Engine):
             stats.seconds = time.perf_counter() - started
 
     def backward(self, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
-        started = time.perf_counter()
-        plan.stats.backward = stats = type(plan.stats.backward)()
-        plan.field.stats = stats
+        started, stats = time.perf_counter(), plan.counted("backward")
         try:
             clock = _clock(plan, "backward")
             if clock is None:
@@ -147,8 +142,7 @@ def _clock(plan: Plan, direction: str) -> Clock | None:
     """The clock of a direction that has a time limit or a progress bar."""
     if plan.limits.timeout is None and not plan.progress:
         return None
-    start, end = plan.times.span if direction == "forward" else plan.times.span[::-1]
-    return Clock(start, end, plan.limits.timeout, direction if plan.progress else "")
+    return plan.clock_of(direction)
 
 
 def _forward(plan: Plan, y0: Tensor) -> Result:

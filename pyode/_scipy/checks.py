@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import _adjoints as adj
 from .. import _solvers as s
-from .._engine import Plan, names
+from .._engine import Plan, names, refuse_torch_alone
 from .._errors import GradientUnavailable, InputError, ToleranceWarning
 from .._tolerances import per_component, tightest
 from .._torch.adjoint_rhs import reverse_solver
@@ -118,7 +118,7 @@ def _check_adjoint(plan: Plan) -> None:
     if solver != plan.solver or solver is adjoint.solver:
         _check_solver("solver of the adjoint", solver)
     if isinstance(adjoint, adj.Backsolve):
-        _check_backsolve(adjoint)
+        refuse_torch_alone(adjoint, "SciPy's solvers")
     elif adjoint.memory is not None or adjoint.checkpoints is not None:
         raise GradientUnavailable(
             f"`adjoint` got {adjoint!r}: engine 'scipy' keeps the dense output of every step, and "
@@ -136,16 +136,3 @@ def _check_adjoint(plan: Plan) -> None:
             f"{LARGEST}). Pass {type(adjoint).__name__}(solver=Dopri5(...)), or BDF, whose "
             "matrices leave the parameters out; or engine='torch'."
         ) from None
-
-
-def _check_backsolve(adjoint: adj.Backsolve) -> None:
-    if adjoint.norm is not None:
-        raise GradientUnavailable(
-            "`adjoint` has a norm of its own, which SciPy's solvers cannot call. Pass "
-            "seminorm=True, or engine='torch'."
-        )
-    if adjoint.on_drift == "interpolate":
-        raise GradientUnavailable(
-            "`adjoint` has on_drift='interpolate', which is the torch engine's. Pass 'warn' or "
-            "'ignore', or adjoint=Interpolating()."
-        )

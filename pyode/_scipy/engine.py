@@ -55,21 +55,17 @@ class SciPy(Options, Engine):
         check(plan)
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
-        started = time.perf_counter()
-        stats = plan.field.stats = plan.stats.forward
-        stats.nfe += 1 if plan.field.first is not None else 0
+        started, stats = time.perf_counter(), plan.counted("forward")
         try:
-            with _clock(plan, "forward") as clock, quiet(plan.solver):
+            with plan.clock_of("forward") as clock, quiet(plan.solver):
                 return _forward(plan.with_clock(clock), y0.clone())
         finally:
             stats.seconds = time.perf_counter() - started
 
     def backward(self, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
-        started = time.perf_counter()
-        plan.stats.backward = stats = type(plan.stats.backward)()
-        plan.field.stats = stats
+        started, stats = time.perf_counter(), plan.counted("backward")
         try:
-            with torch.no_grad(), _clock(plan, "backward") as clock, quiet(reverse_solver(plan)):
+            with torch.no_grad(), plan.clock_of("backward") as clock, quiet(reverse_solver(plan)):
                 return _backward(plan.with_clock(clock), tape, grad_ys)
         finally:
             stats.seconds = time.perf_counter() - started
@@ -80,11 +76,6 @@ class SciPy(Options, Engine):
             return f"no gradient is asked for; {of}; nothing but the outputs is kept"
         kept = "the dense output of every step is" if _keeps(plan) else "nothing but the outputs is"
         return f"{plan.adjoint.name}: {of}; {kept} kept"
-
-
-def _clock(plan: Plan, direction: str) -> Clock:
-    start, end = plan.times.span if direction == "forward" else plan.times.span[::-1]
-    return Clock(start, end, plan.limits.timeout, direction if plan.progress else "")
 
 
 def _keeps(plan: Plan) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._adams import AdamsBashforthMoulton, MultistepSolver
 from .._errors import ToleranceWarning
@@ -132,7 +133,8 @@ class AdamsMethod(Method):
         jumps: tuple[float, ...] = (),
     ):
         super().__init__(solver, dtype, device, jumps)
-        self.nodes: dict[float, Tensor] = {}  # of a step's k, by its start
+        # of a step's k, as long as somebody keeps it
+        self.nodes: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
         self.latest: Tensor | None = None  # those of the last attempt
         self.warned = False
         self.begin()
@@ -157,7 +159,7 @@ class AdamsMethod(Method):
         else:
             at_end = functools.partial(rhs, t1)
             self.latest, k, y1 = self.history.step(at_end, _exactly(t1), y)
-            self.nodes[t0] = self.latest
+            self.nodes[k] = self.latest
         self.end = t1, y1
         return k, y1
 
@@ -165,13 +167,13 @@ class AdamsMethod(Method):
         return super().evaluated(t0, t1) if self.latest is None else self.latest.tolist()
 
     def sample(self, rhs: RHS, step: Step, times: Sequence[float]) -> Tensor:
-        t0, t1 = step.beside or (step.t0, step.t1)
-        if t0 not in self.nodes:
+        nodes, end = self.nodes.get(step.k), (step.beside or (step.t0, step.t1))[1]
+        if nodes is None:
             return super().sample(rhs, step, times)
         ends, inner = (_exactly(step.t0), _exactly(step.t1)), _exactly(times)
         return between(
-            self.solver.interp, self.nodes[t0], step.k, ends, (step.y0, step.y1), inner,
-            lambda: rhs(t1, step.y1),
+            self.solver.interp, nodes, step.k, ends, (step.y0, step.y1), inner,
+            lambda: rhs(end, step.y1),
         )  # fmt: skip
 
     def samples(self, rhs: RHS, wanted: Sequence[tuple[Step, Sequence[float]]]) -> Tensor:

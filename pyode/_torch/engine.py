@@ -12,7 +12,6 @@ from torch import Tensor
 
 from .. import _adjoints as adj
 from .. import _solvers as s
-from .._clock import Clock
 from .._engine import Engine, Grads, Plan, Result
 from .._errors import (
     GradientUnavailable,
@@ -104,11 +103,9 @@ class Torch(Engine):
         return field.captured and field.captured.tensors
 
     def forward(self, plan: Plan, y0: Tensor) -> Result:
-        started = time.perf_counter()
-        stats = plan.field.stats = plan.stats.forward
-        stats.nfe += 1 if plan.field.first is not None else 0
+        started, stats = time.perf_counter(), plan.counted("forward")
         try:
-            with _clock(plan, "forward") as clock:
+            with plan.clock_of("forward") as clock:
                 plan = plan.with_clock(clock)
                 result = _forward(plan, y0.clone())  # the caller may write into y0 later
                 if result.failure is None:
@@ -118,12 +115,10 @@ class Torch(Engine):
             stats.seconds = time.perf_counter() - started
 
     def backward(self, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
-        started = time.perf_counter()
-        plan.stats.backward = stats = type(plan.stats.backward)()
-        plan.field.stats = stats
+        started, stats = time.perf_counter(), plan.counted("backward")
         tape.trajectory.stats = stats
         try:
-            with torch.no_grad(), _clock(plan, "backward") as clock:
+            with torch.no_grad(), plan.clock_of("backward") as clock:
                 plan = plan.with_clock(clock)
                 tape.trajectory.clock = clock
                 if tape.evals is None and not isinstance(plan.adjoint, adj.Forward):
@@ -198,11 +193,6 @@ def _refuse_another(plan: Plan, tape: Tape) -> None:
     """
     if not plan.field.random and tape.trajectory.changed():
         raise diagnose.another(plan)
-
-
-def _clock(plan: Plan, direction: str) -> Clock:
-    start, end = plan.times.span if direction == "forward" else plan.times.span[::-1]
-    return Clock(start, end, plan.limits.timeout, direction if plan.progress else "")
 
 
 def _check_independent(plan: Plan) -> None:

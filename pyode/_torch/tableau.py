@@ -153,7 +153,7 @@ class Tableau:
             phi = np.stack([c**0, c, c**2, c**3, a @ c**2])
             phi[:, 1] = 0.0  # no weight on stage 2
             exact = np.array([x, x**2 / 2, x**3 / 3, x**4 / 4, x**4 / 12])
-            row = row + np.linalg.lstsq(phi, exact - gamma * own - phi @ row)[0]
+            row = row + np.linalg.lstsq(phi, exact - gamma * own - phi @ row, rcond=None)[0]
         return (*row, *[0.0] * before, *([gamma] if gamma else []))
 
     def _full(self) -> Tableau:

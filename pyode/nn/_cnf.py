@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._adjoints import Adjoint, Discrete
+from .._adjoints import Adjoint
 from .._api import solve
 from .._errors import choose
 from .._solvers import Dopri5, Solver
@@ -40,7 +40,7 @@ class CNF(nn.Module):
         *,
         trace: str = "exact",
         solver: Solver = Dopri5(rtol=1e-5, atol=1e-5),
-        adjoint: Adjoint | str = Discrete(),
+        adjoint: Adjoint | str | None = None,
         **options: Any,
     ):
         super().__init__()

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .._adjoints import Adjoint, Discrete
+from .._adjoints import Adjoint
 from .._api import ARGUMENTS, solve
 from .._arguments import check_options, instance
 from .._engine import Engine
@@ -35,7 +35,7 @@ class Regularizer(Protocol):
 
 def checked(
     of: str, span: Any, solver: Any, adjoint: Any, options: dict[str, Any]
-) -> tuple[tuple[float, float], Solver, Adjoint | str]:
+) -> tuple[tuple[float, float], Solver, Adjoint | str | None]:
     """Span, solver and adjoint of a module that will solve with them.
 
     Raises:
@@ -45,7 +45,8 @@ def checked(
         raise InputError(f"`span` got {span!r}. Pass two different times, such as (0.0, 1.0).")
     check_options(of, options, {*ARGUMENTS, "throw"})
     solver = instance("solver", solver, Solver)
-    adjoint = adjoint if adjoint == "auto" else instance("adjoint", adjoint, Adjoint)
+    if adjoint is not None and adjoint != "auto":
+        adjoint = instance("adjoint", adjoint, Adjoint)
     return (float(span[0]), float(span[1])), solver, adjoint
 
 
@@ -71,7 +72,7 @@ class NeuralODE(nn.Module):
         span: tuple[float, float] = (0.0, 1.0),
         *,
         solver: Solver = Dopri5(rtol=1e-3, atol=1e-3),
-        adjoint: Adjoint | str = Discrete(),
+        adjoint: Adjoint | str | None = None,
         engine: str | Engine = "torch",
         augment: int = 0,
         regularizers: Sequence[Regularizer] = (),
