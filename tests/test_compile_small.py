@@ -91,6 +91,53 @@ def test_what_counts_as_scratch():
     assert scratch._scratch(made.body).keys() == {"buf0", "buf6"}  # type: ignore[attr-defined]
 
 
+SEEN = """
+def call(self, args):
+    buf0 = empty_strided_cpu((20, 2), (2, 1), torch.float32)
+    buf1 = buf0; del buf0  # reuse
+    buf2 = empty_strided_cpu((20, 2), (2, 1), torch.float32)
+    buf3 = empty_strided_cpu((1, 2), (2, 1), torch.float32)
+    buf4 = reinterpret_tensor(buf3, (2, ), (1, ), 0); del buf3  # reuse
+    buf5 = empty_strided_cpu((20, 2), (2, 1), torch.float32)
+    buf6 = empty_strided_cpu((20, 2), (2, 1), torch.float32)
+    buf7 = empty_strided_cpu((20, 2), (2, 1), torch.float32)
+    cpp_fused_0(buf1, buf2, buf4, buf5, buf6, buf7)
+    extern_kernels.mm(buf6, buf5, out=buf6)
+    return (reinterpret_tensor(buf1, (40, ), (1, ), 0), reinterpret_tensor(buf2, (20, ), (1, ), 0),
+            reinterpret_tensor(buf5, (40, ), (1, ), 0), reinterpret_tensor(buf7, (40, ), (1, ), 0),
+            buf4, buf6, buf7)
+"""
+
+
+def test_what_is_allocated_in_the_shape_of_its_views():
+    import ast
+
+    (made,) = ast.parse(SEEN).body
+    scratch._shape(made.body)  # type: ignore[attr-defined]
+    text = ast.unparse(made)
+    # not buf2 (a part of it), buf5 (a library's, too), buf7 (an output as it is, too)
+    assert "buf0 = empty_strided_cpu((40,), (1,), torch.float32)" in text
+    assert "buf3 = empty_strided_cpu((2,), (1,), torch.float32)" in text
+    assert "buf4 = buf3\n" in text
+    assert "(buf1, reinterpret_tensor(buf2, (20,), (1,), 0), " in text
+    assert text.count("empty_strided_cpu((20, 2), (2, 1), torch.float32)") == 4
+    assert text.count("reinterpret_tensor") == 3
+
+
+def test_outputs_of_another_shape():
+    def fn(x: Tensor) -> tuple[Tensor, ...]:
+        y = torch.tanh(x)
+        return y.reshape(-1), y.sum(0)
+
+    x = torch.randn(6, 4, dtype=F64)
+    run = inductor.compile_one(fn, [x])
+    assert "reinterpret_tensor" not in getattr(run, "__func__", run).__code__.co_names
+    for out, exact in zip(run([x]), fn(x), strict=True):
+        assert out.shape == exact.shape
+        assert out.is_contiguous()
+        assert relative(out, exact) <= 1e-14
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 @pytest.mark.parametrize(("left", "right"), [(0, 0), (0, 1), (1, 0), (1, 1)])
 @pytest.mark.parametrize("shape", [(20, 2, 50), (20, 50, 2), (50, 20, 2), (1, 7, 1), (3, 1, 4)])

@@ -13,6 +13,7 @@ from .._engine import Grads, Plan
 from .._state import inside
 from .compiled import CompiledField, CompiledMethod, Kept
 from .discrete import Pass
+from .forward_solve import TOGETHER
 from .method import Step
 from .tape import Tape
 from .transpose import Carry, TimeGrads
@@ -30,6 +31,9 @@ class CompiledPass(Pass):
         nodes = self.sign * np.array(self.trajectory.nodes)
         self.cuts = np.searchsorted(self.keys, nodes, side="right").tolist()  # outputs up to each
         self.inside = not (self.tableau.extra or self.wrt_t)  # outputs depend on stages alone
+        # outputs of which a step has one at most, nearly: they are put on its stages in one go
+        few = len(self.keys) <= len(nodes)
+        self.together = few and len(self.keys) * (rows + 1) * grad_ys.shape[1] <= TOGETHER
 
     @functools.cached_property
     def spread(self) -> Tensor:
@@ -42,6 +46,19 @@ class CompiledPass(Pass):
         spread[: len(at)] = self.sign * h * at
         spread[-1] = 1.0
         return self.co.tensor(spread.T)
+
+    @functools.cached_property
+    def parts(self) -> list[tuple[Tensor, Tensor]]:
+        """What each output puts on the stages `[stages, n]` of its step, and on its start."""
+        each = (self.spread.unsqueeze(2) * self.grad_ys.unsqueeze(1)).contiguous()
+        return list(zip(each[:, :-1].unbind(), each[:, -1].unbind(), strict=True))
+
+    def _put(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """The same of the outputs from `first` to before `last`, which are inside one step."""
+        if self.together and last - first == 1:
+            return self.parts[first]
+        both = self.spread[first:last].t() @ self.grad_ys[first:last]
+        return both[:-1], both[-1]
 
     def run(self) -> Grads:
         grads = super().run()
@@ -61,8 +78,7 @@ class CompiledPass(Pass):
         kept = self._again(n) if kept is None else kept
         of_k, aside = self.none, None
         if last > first and self.inside:
-            both = self.spread[first:last].t() @ self.grad_ys[first:last]
-            of_k, aside = both[:-1], both[-1]
+            of_k, aside = self._put(first, last)
         elif last > first:
             aside = self.grad_ys[first:last].sum(0)
             of_k, aside = self._dense(n, range(first, last), kept, aside, time)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from typing import Any, ClassVar
 
@@ -36,7 +37,7 @@ from . import (
 from ._plans import check_dense, check_steps, decide
 from .adjoint_rhs import time_grads
 from .compiled import Saves
-from .forward_solve import Recorder, Writer, nan_rows, run
+from .forward_solve import Recorder, Writer, nan_rows, rows_of, run
 from .inductor import Uncompilable
 from .loop import Watch
 from .method import Method
@@ -254,8 +255,7 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     trajectory.stats = plan.stats.forward
     known = field.first is not None and not forward_mode and (recorder is None or seen is field)
     k0 = field.first[1] if known else None  # type: ignore[index]
-    rows = nan_rows(plan.times.values, y0)
-    wide = nan_rows(plan.times.values, z) if forward_mode else rows
+    rows = wide = rows_of(plan.times.values, z)
     writer = Writer(wide, plan.times.values, method, seen, z.numel())
     failure = None
     try:
@@ -268,6 +268,9 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
             raise
         failure = err
     writer.finish()
+    assert failure is not None or writer.next == len(rows)
+    if failure is not None:
+        wide[writer.next :] = math.nan  # they were not reached
     if forward_mode:
         rows = wide[:, :n].contiguous()
     plan.stats.forward.peak_bytes = trajectory.bytes_held

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from .._engine import Plan
@@ -72,7 +71,7 @@ class Writer:
     def __init__(self, ys: Tensor, times: tuple[float, ...], method: Method, rhs: RHS, n: int):
         self.ys, self.times, self.method, self.rhs = ys, times, method, rhs
         self.sign = 1.0 if times[-1] >= times[0] else -1.0
-        self.next, self.n = 1, n
+        self.next, self.n = times.count(times[0]), n  # the next to be written
         together = TOGETHER // max(n * len(method.tableau.a), 1)
         self.most = 1 if method.reuses else max(1, min(MOST, together))
         self.waiting: list[tuple[Step, int, int]] = []  # with the outputs inside the step
@@ -220,9 +219,15 @@ def integrate(plan: Plan, y: Tensor, t0: float, t1: float, keep_dense: bool) -> 
     return trajectory
 
 
-def nan_rows(times: tuple[float, ...], y0: Tensor) -> Tensor:
-    """Output rows `[m, n]`, NaN until they are reached; those at the start are."""
-    shape = (len(times), y0.numel())
-    ys = torch.full(shape, float("nan"), dtype=y0.dtype, device=y0.device)
+def rows_of(times: tuple[float, ...], y0: Tensor) -> Tensor:
+    """Room for output rows `[m, n]`; those at the start are there."""
+    ys = y0.new_empty(len(times), y0.numel())
     ys[: times.count(times[0])] = y0
+    return ys
+
+
+def nan_rows(times: tuple[float, ...], y0: Tensor) -> Tensor:
+    """The same, NaN until they are reached."""
+    ys = rows_of(times, y0)
+    ys[times.count(times[0]) :] = float("nan")
     return ys

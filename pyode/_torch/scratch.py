@@ -3,6 +3,8 @@
 Inductor's Python around a kernel allocates every buffer anew, 0.4 µs each: for a small network as
 long as the work itself. A buffer that one kernel call fills and reads, and that nobody else sees,
 can stay: the kernel holds Python's lock while it runs, so no other thread meets it half filled.
+One that others see in another shape only is allocated in that shape: a view of it costs more than
+the buffer.
 """
 
 from __future__ import annotations
@@ -31,16 +33,61 @@ def keep_scratch(run: Callable[..., Any]) -> Callable[..., Any]:
         return run
     if not isinstance(made, ast.FunctionDef):
         return run
+    _shape(made.body)
     kept = _scratch(made.body)
     first = [x for x in made.body if isinstance(x, ast.Assign) and _target(x) in kept]
     space = dict(function.__globals__)
     _execute(first, space)
-    if not first or sum(space[name].nbytes for name in set(kept.values())) > MOST:
+    if sum(space[name].nbytes for name in set(kept.values())) > MOST:
         return run
     made.body = [x for x in made.body if x not in first and not _deletes(x, kept)]
     _execute([made], space)
     new = space[made.name]
     return new if run is function else types.MethodType(new, run.__self__)  # type: ignore[attr-defined]
+
+
+def _shape(body: list[ast.stmt]) -> None:
+    """Allocate in a view's shape what only kernels and views of that shape read."""
+    meant: dict[str, str] = {}  # the buffer of each name
+    made: dict[str, ast.Call] = {}
+    seen: dict[str, list[Any]] = {}
+    for x in body:
+        value: Any = getattr(x, "value", None)
+        if isinstance(x, ast.Delete) or _called(value).startswith(KERNEL):
+            continue
+        if _called(value) == NEW:
+            meant[_target(x)], made[_target(x)] = _target(x), value
+        elif isinstance(value, ast.Name) and value.id in meant:
+            meant[_target(x)] = meant[value.id]
+        else:
+            for part in value.elts if isinstance(value, ast.Tuple) else [x]:
+                part = value if part is x and _called(value) == VIEW else part
+                for name in _names(part) & meant.keys():
+                    seen.setdefault(meant[name], []).append(part)
+    change: dict[int, ast.expr] = {}
+    for name, parts in seen.items():
+        if all(_called(part) == VIEW for part in parts) and len(set(map(_how, parts))) == 1:
+            (_, *like, offset), old = parts[0].args, made[name].args
+            if not ast.literal_eval(offset) and _extent(*like) == _extent(*old[:2]):
+                old[:2] = like
+                change |= {id(part): part.args[0] for part in parts}
+    for x in body:
+        value = getattr(x, "value", None)
+        if id(value) in change:
+            x.value = change[id(value)]  # type: ignore[attr-defined]
+        elif isinstance(value, ast.Tuple):
+            value.elts = [change.get(id(part), part) for part in value.elts]
+
+
+def _how(view: Any) -> str:
+    """What is seen by a view, whatever of."""
+    return ast.dump(ast.Tuple(view.args[1:]))
+
+
+def _extent(shape: ast.expr, stride: ast.expr) -> int:
+    """Entries of the memory that a tensor lies in."""
+    pairs = zip(ast.literal_eval(shape), ast.literal_eval(stride), strict=True)
+    return 1 + sum((size - 1) * step for size, step in pairs)
 
 
 def _scratch(body: list[ast.stmt]) -> dict[str, str]:
