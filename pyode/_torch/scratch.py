@@ -66,7 +66,7 @@ def _shape(body: list[ast.stmt]) -> None:
                     seen.setdefault(meant[name], []).append(part)
     change: dict[int, ast.expr] = {}
     for name, parts in seen.items():
-        if all(_called(part) == VIEW for part in parts) and len(set(map(_how, parts))) == 1:
+        if all(map(_is_view, parts)) and len(set(map(_how, parts))) == 1:
             (_, *like, offset), old = parts[0].args, made[name].args
             if not ast.literal_eval(offset) and _extent(*like) == _extent(*old[:2]):
                 old[:2] = like
@@ -77,6 +77,10 @@ def _shape(body: list[ast.stmt]) -> None:
             x.value = change[id(value)]  # type: ignore[attr-defined]
         elif isinstance(value, ast.Tuple):
             value.elts = [change.get(id(part), part) for part in value.elts]
+
+
+def _is_view(x: Any) -> bool:
+    return _called(x) == VIEW and isinstance(x.args[0], ast.Name)
 
 
 def _how(view: Any) -> str:
