@@ -124,6 +124,22 @@ def test_what_is_allocated_in_the_shape_of_its_views():
     assert text.count("reinterpret_tensor") == 3
 
 
+def test_weights_are_laid_in_rows(monkeypatch):
+    """Of a layer's weights `[50, 2]` there is a transposed copy: loops over it use vectors."""
+    import inspect
+
+    def fn(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        return (torch.tanh(x @ w.t()).sum(1),)
+
+    x, w = torch.randn(20, 2, dtype=F64), torch.randn(50, 2, dtype=F64)
+    monkeypatch.setattr(inductor, "keep_scratch", lambda run: run)  # which leaves no source
+    run = inductor.compile_one(fn, [x, w])
+    text = inspect.getsource(getattr(run, "__func__", run))
+    assert "empty_strided_cpu((2, 50), (50, 1), torch.float64)" in text
+    assert "empty_strided_cpu((2, 50), (1, 2), torch.float64)" not in text
+    assert relative(run([x, w])[0], fn(x, w)[0]) <= 1e-14
+
+
 def test_outputs_of_another_shape():
     def fn(x: Tensor) -> tuple[Tensor, ...]:
         y = torch.tanh(x)
