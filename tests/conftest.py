@@ -1,4 +1,5 @@
 """Tests marked `julia` run where Julia starts; elsewhere they are skipped, and it is said why.
+So are those marked `compiled` where torch is too old for compiled steps.
 
 `PYODE_REQUIRE_JULIA=1` turns these skips into failures, so that a job that is there for Julia
 cannot pass by skipping. A `julia` on the PATH whose default project has PyODE and PythonCall is
@@ -37,12 +38,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("compiled") and (old := _steps_are_not_compiled()):
+        pytest.skip(old)
     why = _julia_is_missing() if item.get_closest_marker("julia") else ""
     if not why:
         return
     if os.environ.get("PYODE_REQUIRE_JULIA") == "1":
         pytest.fail(f"PYODE_REQUIRE_JULIA=1, and Julia is not here: {why}", pytrace=False)
     pytest.skip(f"Julia is not here: {why}")
+
+
+@functools.cache
+def _steps_are_not_compiled() -> str:
+    """Why this torch compiles no steps, or nothing: it does."""
+    from pyode._torch import inductor
+
+    try:
+        inductor.refuse_older()
+    except inductor.Uncompilable as err:
+        return str(err)
+    return ""
 
 
 @functools.cache

@@ -275,6 +275,7 @@ def test_compiled_steps_are_refused_in_words():
 TIMED = {"t": math.inf}
 
 
+@pytest.mark.compiled
 def test_a_compiled_solve_with_such_a_backward_solve():
     """The forward steps are compiled, the others run eagerly and say so."""
     net, y0 = Net(), torch.ones(2, 3, dtype=F64)

@@ -12,6 +12,8 @@ from pyode._state import layout_of
 from pyode._torch import convolutions
 from pyode._torch.capture import capture
 
+pytestmark = pytest.mark.compiled
+
 COMPILED = pyode.Torch(compile=True)
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

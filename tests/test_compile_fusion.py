@@ -9,10 +9,10 @@ import threading
 import pytest
 import torch
 from torch import Tensor
-from torch._inductor.choices import InductorChoices
-from torch._inductor.virtualized import V
 
 from pyode._torch import fusion, inductor
+
+pytestmark = pytest.mark.compiled
 
 
 def fn(a: Tensor, w: Tensor) -> tuple[Tensor, ...]:
@@ -49,6 +49,9 @@ def test_loops_that_share_little_stay_apart(large, monkeypatch):
 
 def test_it_does_not_matter_what_the_thread_has_compiled_before(large, monkeypatch):
     """Nor does it to others what we have: Inductor keeps its choices for a thread."""
+    from torch._inductor.choices import InductorChoices
+    from torch._inductor.virtualized import V
+
     found = []
 
     def run() -> None:

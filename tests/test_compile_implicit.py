@@ -10,6 +10,8 @@ from torch import Tensor, nn
 import pyode
 from pyode._torch import inductor
 
+pytestmark = pytest.mark.compiled
+
 COMPILED = pyode.Torch(compile=True)
 TS = (0.0, 0.3, 0.7, 1.0)
 KVAERNO5 = pyode.Kvaerno5(rtol=1e-6, atol=1e-8)

@@ -7,6 +7,8 @@ from helpers import calls
 import pyode
 from pyode._field import Field
 
+pytestmark = pytest.mark.compiled
+
 F64 = torch.float64
 TS = torch.linspace(0, 1, 4, dtype=F64)
 COMPILED = pyode.Torch(compile=True)

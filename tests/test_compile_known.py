@@ -11,6 +11,8 @@ from torch.autograd import forward_ad
 import pyode
 from pyode._field import Field
 
+pytestmark = pytest.mark.compiled
+
 COMPILED = pyode.Torch(compile=True)
 SOLVER = pyode.RK4(step_size=0.5)
 TS = (0.0, 0.5, 1.0)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 import pyode
 from pyode._torch import inductor
 
+pytestmark = pytest.mark.compiled
+
 COMPILED = pyode.Torch(compile=True)
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 import pyode
 from pyode._torch.method import Method
 
+pytestmark = pytest.mark.compiled
+
 COMPILED = pyode.Torch(compile=True)
 DOPRI5 = pyode.Dopri5(rtol=1e-9, atol=1e-11)
 

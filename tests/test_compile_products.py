@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import pyode
 from pyode._torch import inductor
 
+pytestmark = pytest.mark.compiled
+
 COMPILED = pyode.Torch(compile=True)
 RK4 = pyode.RK4(step_size=0.5)
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from pyode._torch import inductor, scratch
 
+pytestmark = pytest.mark.compiled
+
 
 def twice(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
     h = torch.tanh(x @ w)

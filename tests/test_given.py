@@ -87,6 +87,7 @@ def test_params_that_f_uses_only_through_another_tensor(adjoint, solver):
     torch.testing.assert_close(gradient(w), want, rtol=1e-4, atol=0)
 
 
+@pytest.mark.compiled
 def test_what_is_computed_from_parameters_is_no_constant_of_compiled_steps():
     raw, _, f = computed_outside()
     y0, engine = torch.ones(1, dtype=F64), pyode.Torch(compile=True)

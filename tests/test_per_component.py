@@ -73,6 +73,7 @@ def test_newtons_end_is_above_the_rounding_of_each_component():
     assert torch.allclose(sol.ys[-1], torch.tensor(math.cos(0.1), dtype=F64), atol=1e-5)
 
 
+@pytest.mark.compiled
 def test_a_change_of_units_with_compiled_steps():
     plain, scaled = both(pyode.Dopri5, engine=pyode.Torch(compile=True))
     assert "compiled" in repr(scaled.plan)
@@ -83,6 +84,7 @@ def test_a_change_of_units_with_compiled_steps():
     assert torch.allclose(a[0], b[0], rtol=1e-11)
 
 
+@pytest.mark.compiled
 def test_compiled_programs_are_kept_for_other_tolerances():
     f, y0, engine = Field(UNITS), start(UNITS), pyode.Torch(compile=True)
     one = pyode.solve(f, y0, TS, solver=pyode.Dopri5(atol=ATOL * UNITS), engine=engine)

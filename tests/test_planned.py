@@ -85,7 +85,12 @@ def anew(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "engine", ["torch", pytest.param(pyode.Torch(compile=True), id="compiled"), JULIA]
+    "engine",
+    [
+        "torch",
+        pytest.param(pyode.Torch(compile=True), id="compiled", marks=pytest.mark.compiled),
+        JULIA,
+    ],
 )
 @pytest.mark.parametrize("adjoint", [pyode.Discrete(), pyode.Interpolating()], ids=repr)
 def test_same_as_solve(engine, adjoint, anew):

@@ -11,7 +11,7 @@ F64 = torch.float64
 TS = torch.linspace(0, 1, 6, dtype=F64)
 ENGINES = [
     "torch",
-    pytest.param(pyode.Torch(compile=True), id="compiled"),
+    pytest.param(pyode.Torch(compile=True), id="compiled", marks=pytest.mark.compiled),
     pytest.param("julia", marks=pytest.mark.julia),
 ]
 

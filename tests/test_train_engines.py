@@ -71,6 +71,7 @@ def test_what_julia_does_not_have_is_refused_and_leaves_no_folder(tmp_path, caps
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.compiled
 def test_compiled_steps_train_to_the_same_loss_and_resume(tmp_path, monkeypatch):
     built = []
     compiling = inductor._compile

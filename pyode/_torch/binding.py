@@ -19,7 +19,7 @@ from .capture import Captured
 from .compiled import Compiled, Saves
 from .compiled import forward_parts as explicit_parts
 from .compiled_implicit import implicit_parts
-from .inductor import Uncompilable
+from .inductor import Uncompilable, refuse_older
 from .method import Method
 
 
@@ -46,6 +46,7 @@ def bind(plan: Plan) -> Compiled:
         raise Uncompilable("f draws random numbers")
     if field.cast is not None:
         raise Uncompilable("autocast is on")
+    refuse_older()
     if field.captured is None:
         field.captured = capture.capture(field.f, layout, *_seen(field, plan.times.values[0]))
         if field.first is not None and torch.is_grad_enabled():

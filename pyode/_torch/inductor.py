@@ -25,12 +25,23 @@ functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
 autograd: Any = torch._C._autograd  # type: ignore[attr-defined]
 Function = Callable[..., tuple[Tensor, ...]]
 Run = Callable[[list[Any]], Sequence[Tensor]]
+OLDEST = "2.9"  # torch that compiles steps: 2.6 takes minutes, 2.4 gives parameters zero gradients
 TINY = 2**10  # entries that are joined sooner than a view of each part is made by Python
 NEAR = 2**15  # entries of tensors that stay in the nearest cache: writing one costs next to nothing
 
 
 class Uncompilable(Exception):
     """Why something was not compiled, in words."""
+
+
+def refuse_older() -> None:
+    """Nothing is compiled by a torch with which that was not tried.
+
+    Raises:
+        Uncompilable: torch is older than `OLDEST`.
+    """
+    if torch.__version__ < OLDEST:  # compared as versions
+        raise Uncompilable(f"this is torch {torch.__version__}; compiled steps need {OLDEST}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
