@@ -7,7 +7,6 @@ that f reaches are inputs of the graph, handed over at every call: none is a con
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -127,12 +126,10 @@ def _read(graph: Graph, args: tuple[Any, ...], t: Tensor, y: Tensor) -> Captured
 
 
 def _patched() -> Any:
-    """Dynamo set to refuse side effects, and to look at modules' hooks, where it can be."""
+    """Dynamo set to refuse side effects, and to look at modules' hooks."""
     import torch._dynamo.config as config
 
-    wanted = {"side_effect_replay_policy": "error", "skip_nnmodule_hook_guards": False}
-    known = {name: value for name, value in wanted.items() if hasattr(config, name)}
-    return config.patch(known) if known else contextlib.nullcontext()
+    return config.patch(side_effect_replay_policy="error", skip_nnmodule_hook_guards=False)
 
 
 _TRACERS: weakref.WeakKeyDictionary[Any, dict[Any, Tracer]] = weakref.WeakKeyDictionary()
