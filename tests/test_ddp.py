@@ -74,7 +74,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
         [sys.executable, *words, str(tmp_path / "one.pt")], check=True, timeout=240
     )
     assert done.returncode == 0
-    one, two = (torch.load(tmp_path / f"{n}.pt") for n in ("one", "two"))
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("one", "two"))
     assert one.dtype == torch.float64
     assert float((one - two).abs().max() / one.abs().max()) < 1e-12
 

@@ -239,10 +239,11 @@ class TestWhatDependsOnWhat:
             return hidden["look"]() * y
 
         hidden["look"] = iter([w * 2] * 100).__next__
+        told = hasattr((w * 2).grad_fn, "_input_metadata")  # not by torch 2.4
         err = fails(
             pyode.MissingGradientError,
             lambda: pyode.solve(f, ones(2), SPAN),
-            "a tensor of shape [1] that requires grad",
+            "a tensor of shape [1] that" if told else "a tensor that",
             "MulBackward0",
             "`params=(tensor,)`",
         )
