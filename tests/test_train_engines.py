@@ -92,6 +92,17 @@ def test_compiled_steps_train_to_the_same_loss_and_resume(tmp_path, monkeypatch)
     assert same_weights(resumed, run)
 
 
+@pytest.mark.slow
+@pytest.mark.compiled
+def test_compiled_implicit_steps_train_to_the_same_loss(tmp_path):
+    config = pt.EXPERIMENTS["spheres"].config(
+        epochs=1, threads=1, limit=16, solver="kvaerno5", adjoint="discrete", compile=True
+    )
+    run, eager = (pt.train(c, tmp_path) for c in (config, config.changed(compile=False)))
+    (found,), (wanted,) = losses(run), losses(eager)  # of one epoch
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "text"),
     [

@@ -42,7 +42,9 @@ def refuse_older() -> None:
         Uncompilable: torch is older than `OLDEST`.
     """
     if torch.__version__ < OLDEST:  # compared as versions
-        raise Uncompilable(f"this is torch {torch.__version__}; compiled steps need {OLDEST}")
+        raise Uncompilable(
+            f"this is torch {torch.__version__}; compiled steps need {OLDEST} or newer"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
