@@ -16,8 +16,9 @@ from .._params import upstream
 from .._warned import warn
 from . import capture
 from .capture import Captured
-from .compiled import Compiled, Saves
-from .compiled import forward_parts as explicit_parts
+from .compiled import Compiled
+from .compiled_forward import Saves
+from .compiled_forward import forward_parts as explicit_parts
 from .compiled_implicit import implicit_parts
 from .inductor import Uncompilable, refuse_older
 from .method import Method

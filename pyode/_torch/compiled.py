@@ -6,24 +6,28 @@ its error estimate included, is one call of a program, and so is its transpose.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._adjoints import Discrete
-from .._engine import Plan
 from .._field import Field
 from .._norms import Groups, Norm, largest
 from .._solvers import Solver
+from .ahead import Ahead, Forward, forward_of
+from .ahead_back import Back, back_of
 from .capture import Captured
 from .inductor import Pair, Run, Uncompilable, compile_one, compile_pair
 from .method import AHEAD, RHS, Method, Step, joined, packed, unpacked
 from .rk import Stages, unrolled_step, weighted
 from .tableau import Tableau
+
+if TYPE_CHECKING:
+    from .compiled_forward import Saves
+    from .forward_solve import Writer
+    from .trajectory import Trajectory
 
 Evaluate = Callable[[int, Tensor, Tensor, Sequence[Tensor]], Tensor]  # stage, t, y, tensors
 Saved = list[Tensor]
@@ -70,29 +74,6 @@ class Compiled:
     def total(self) -> list[Tensor]:
         """Zeros like the parameters that f reads."""
         return [torch.zeros_like(self.tensors[i]) for i in self.places]
-
-
-def forward_parts(
-    plan: Plan, compiled: Compiled, y: Tensor, norm: Norm, graphs: bool
-) -> tuple[CompiledMethod, Any, Saves | None]:
-    """Method, right-hand side and, with `graphs`, collector of a forward solve.
-
-    Raises:
-        Uncompilable: with the reason.
-    """
-    exact = isinstance(plan.adjoint, Discrete) and bool(plan.needs)
-    wrt_t = "ts" in plan.needs and exact
-    key = f"compiled for {torch.get_num_threads()} threads"
-    if key not in plan.kept:
-        program = CompiledMethod(
-            plan.solver, y, compiled, compiled.evaluate, norm, ("y",), exact, wrt_t
-        )
-        # with FSAL few evaluations are outside steps: worth a program if they are transposed
-        alone = program.tableau.fsal and not exact
-        plan.kept[key] = program, None if alone else CompiledField(compiled, exact, wrt_t)
-    first, field = plan.kept[key]
-    method, rhs = first.again(compiled), compiled.field if field is None else field.again(compiled)
-    return method, rhs, Saves(method, rhs) if graphs else None
 
 
 class CompiledMethod(Method):
@@ -145,12 +126,30 @@ class CompiledMethod(Method):
             more = inputs(self.tableau.stages)  # of each attempt, before the tensors that f reads
             examples = [self.numbers(0.0, 1.0), y, y.clone(), *more, *compiled.tensors]
             if differentiable:
-                return _pair(compiled, fn, examples, 3, wrt_t)
+                return pair_of(compiled, fn, examples, 3, wrt_t)
             return compile_one(fn, examples)
 
         made = compiled.program(key, build)
         self.pair: Pair | None = made if differentiable else None
         self.run: Run = made.forward if differentiable else made
+        self.forward: Forward | None = None
+        if kind == ("y",) and self.spans and self.tableau.fsal and not solver.min_step:  # type: ignore[attr-defined]
+            size = self.tableau, len(self.pad), y.numel(), y.dtype
+            build_ahead = lambda: forward_of(self.run, *size)  # noqa: E731
+            self.forward = compiled.program((*key, "ahead"), build_ahead)
+
+    def ahead(self, trajectory: Trajectory, writer: Writer, saves: Saves | None) -> Ahead | None:
+        """What takes many steps at once; None where there is no such thing."""
+        if self.forward is None:
+            return None
+        return Ahead(self, self.forward, trajectory, writer, saves)
+
+    def back(self, forward: Forward, totals: Sequence[Tensor]) -> Back | None:
+        """The transposes of many steps at once, if they are nothing but kernels."""
+        if self.pair is None:
+            return None
+        run = self.pair.backward
+        return self.compiled.program(("back", id(run)), lambda: back_of(forward, run, totals))
 
     def again(self, compiled: Compiled) -> CompiledMethod:
         """The same for another solve."""
@@ -181,19 +180,12 @@ class CompiledMethod(Method):
     def last(self, k: Tensor) -> Tensor:
         return self.last_stage
 
-    def keep(self, rhs: Any, k: Tensor) -> Kept:
-        """What the attempt just made keeps for its transpose."""
-        first = None
-        if isinstance(rhs, CompiledField):
-            first, rhs.first = rhs.first, None
-        return Kept(first, self.saved, k if self.keep_stages else None)
-
     def more(self, t0: float, t1: float) -> Sequence[Tensor]:
         """Further inputs of a step."""
         return ()
 
-    def count(self) -> None:
-        self.compiled.field.stats.nfe += self.tableau.stages - 1
+    def count(self, attempts: int = 1) -> None:
+        self.compiled.field.stats.nfe += attempts * (self.tableau.stages - 1)
 
     def error(self, h: float, k: Tensor, y0: Tensor, y1: Tensor, norm: Norm) -> float:
         if self.spans is None:
@@ -210,7 +202,7 @@ class CompiledMethod(Method):
         super().fill(rhs, step)
 
 
-def _pair(compiled: Compiled, fn: Any, examples: list[Tensor], outputs: int, wrt_t: bool) -> Pair:
+def pair_of(compiled: Compiled, fn: Any, examples: list[Tensor], outputs: int, wrt_t: bool) -> Pair:
     lead = len(examples) - len(compiled.tensors)
     params = [lead + i for i in compiled.places]
     wanted = [*([0] if wrt_t else []), *range(1, lead), *params]
@@ -262,84 +254,3 @@ def _part(x: Tensor, start: int, stop: int) -> Tensor:
 
 def _rms(x: Tensor) -> Tensor:
     return x.double().square().mean().sqrt()
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Kept:
-    """What a step keeps for its transpose: of its first stage, of the others, and the stages."""
-
-    first: Saved | None
-    saved: Saved
-    k: Tensor | None
-
-
-class Saves:
-    """Collects what accepted steps keep; stands where `Recorder` does."""
-
-    def __init__(self, method: CompiledMethod, rhs: Any):
-        self.method, self.rhs = method, rhs
-        self.steps: list[Any] = []
-
-    def retry(self) -> None:
-        """Nothing is kept of an attempt that was rejected."""
-
-    def accept(self, step: Step, jumped: bool) -> None:
-        self.steps.append(self.method.keep(self.rhs, step.k))
-
-    @property
-    def bytes_held(self) -> int:
-        """Bytes of what the steps keep, f's own tensors not counted."""
-        if not self.steps:
-            return 0
-        own = {x.data_ptr() for x in self.method.compiled.tensors}
-        kept = [x for x in self.steps[-1].saved if x.data_ptr() not in own]
-        return len(self.steps) * sum(x.numel() * x.element_size() for x in kept)
-
-
-class CompiledField:
-    """The user's field, each evaluation one call of a program."""
-
-    def __init__(self, compiled: Compiled, differentiable: bool, wrt_t: bool):
-        self._bind(compiled)
-        layout = compiled.field.layout
-        self.first: Saved | None = None  # what the first call since the last step keeps
-        key = ("f", layout.size, layout.real, compiled.params, differentiable, wrt_t)
-
-        def build() -> Pair | Run:
-            y = torch.zeros(layout.size, dtype=layout.real)
-            examples = [torch.zeros(2, dtype=torch.float64), y, *compiled.tensors]
-            if differentiable:
-                return _pair(compiled, self._fn, examples, 1, wrt_t)
-            return compile_one(self._fn, examples)
-
-        made = compiled.program(key, build)
-        self.pair: Pair | None = made if differentiable else None
-        self.run: Run = made.forward if differentiable else made
-
-    def _bind(self, compiled: Compiled) -> None:
-        field = self.field = compiled.field
-        self.f, self.title = field.f, field.title
-        self.locate, self.blame = field.locate, field.blame
-        self.blocks, self.compiled = field.blocks, compiled
-
-    def again(self, compiled: Compiled) -> CompiledField:
-        """The same for another solve."""
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        made._bind(compiled)
-        return made
-
-    def _fn(self, numbers: Tensor, y: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return (self.compiled.evaluate(0, numbers[0], y, tensors),)
-
-    @property
-    def stats(self) -> Any:
-        return self.field.stats
-
-    def __call__(self, t: float, y: Tensor) -> Tensor:
-        self.field.stats.nfe += 1
-        numbers = torch.tensor((t, 0.0), dtype=torch.float64)
-        out, *saved = self.run([numbers, y, *self.compiled.tensors])
-        if self.pair is not None and self.first is None:
-            self.first = saved
-        return out

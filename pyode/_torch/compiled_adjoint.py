@@ -145,9 +145,9 @@ class AdjointMethod(CompiledMethod):
         unread = times[:1] or [t0]  # the first stage is known
         return (self.rows([*unread, *times]),)
 
-    def count(self) -> None:
-        super().count()
-        self.compiled.field.stats.nvjp += self.tableau.stages - 1
+    def count(self, attempts: int = 1) -> None:
+        super().count(attempts)
+        self.compiled.field.stats.nvjp += attempts * (self.tableau.stages - 1)
 
 
 def along(rhs: AdjointRHS, stages: int) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 from typing import Any
 
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from .._engine import Grads, Plan
 from .._state import inside
-from .compiled import CompiledField, CompiledMethod, Kept
+from .ahead import Row
+from .compiled import CompiledMethod
+from .compiled_forward import CompiledField, Kept, keep
 from .discrete import Pass
 from .forward_solve import TOGETHER
+from .machine import numbers
 from .method import Step
 from .tape import Tape
 from .transpose import Carry, TimeGrads
@@ -28,12 +32,26 @@ class CompiledPass(Pass):
         self.totals = self.program.compiled.total()
         rows = self.tableau.stages
         self.none = grad_ys.new_zeros(rows, grad_ys.shape[1])  # no cotangent of any stage
-        nodes = self.sign * np.array(self.trajectory.nodes)
-        self.cuts = np.searchsorted(self.keys, nodes, side="right").tolist()  # outputs up to each
         self.inside = not (self.tableau.extra or self.wrt_t)  # outputs depend on stages alone
         # outputs of which a step has one at most, nearly: they are put on its stages in one go
-        few = len(self.keys) <= len(nodes)
+        few = len(self.keys) <= len(self.trajectory.nodes)
         self.together = few and len(self.keys) * (rows + 1) * grad_ys.shape[1] <= TOGETHER
+
+    @functools.cached_property
+    def cuts(self) -> list[int]:
+        """Outputs up to each node."""
+        nodes = self.sign * np.array(self.trajectory.nodes)
+        return np.searchsorted(self.keys, nodes, side="right").tolist()
+
+    @functools.cached_property
+    def times(self) -> np.ndarray:
+        """Of the outputs, for C."""
+        return numbers(self.plan.times.values)
+
+    @functools.cached_property
+    def grads(self) -> Tensor:
+        """Cotangents of the outputs, for C."""
+        return self.grad_ys.contiguous()
 
     @functools.cached_property
     def spread(self) -> Tensor:
@@ -66,10 +84,35 @@ class CompiledPass(Pass):
             grads.params[j] = total.add_(grads.params[j])
         return grads
 
+    def _back(self, n: int, carry: Carry, evals: list[Kept | Row] | None) -> tuple[int, Carry]:
+        """Step n, and those of its block before it."""
+        row, back = evals[-1] if evals else None, None
+        if isinstance(row, Row) and row.s and self.inside:
+            back = self.program.back(row.block.forward, self.totals)
+        if back is None or evals is None or not isinstance(row, Row):
+            return super()._back(n, carry, evals)
+        first, nodes = n - row.s, self.trajectory.nodes
+        last = bisect.bisect_right(self.keys, self.sign * nodes[n + 1])
+        of_last = self.none[0] if carry.fsal is None else carry.fsal
+        carried = [carry.lam, of_last, *self.totals]
+        lam, of_k0, *self.totals = back.run(
+            row, nodes[first : n + 2], self.times, self.grads, last, carried
+        )
+        self.field.stats.nvjp += (row.s + 1) * (self.tableau.stages - 1)
+        kept = evals[first]
+        del evals[first:]
+        return first, self._carry(first, kept, lam, of_k0)
+
+    def _carry(self, n: int, kept: Kept | Row, lam: Tensor, of_k0: Tensor) -> Carry:
+        """To the step before step n."""
+        if self.tableau.fsal and n > 0 and self.trajectory.nodes[n] not in self.trajectory.jumps:
+            return Carry(lam, of_k0)
+        return Carry(lam + self._first(n, kept, of_k0))
+
     def _step(self, n: int, carry: Carry, evals: Any) -> Carry:
         """Transpose step n: outputs at its end and inside it, then the whole step."""
-        kept: Kept | None = evals
-        t0, t1 = self.trajectory.nodes[n], self.trajectory.nodes[n + 1]
+        kept: Kept | Row | None = evals
+        t1 = self.trajectory.nodes[n + 1]
         first, last = self.cuts[n], self.cuts[n + 1]
         lam, time = carry.lam, self._time()
         if last > first and self.keys[last - 1] == self.sign * t1:
@@ -93,11 +136,9 @@ class CompiledPass(Pass):
         lam, of_k0, self.totals = out[0], out[1], list(out[2:])
         if aside is not None:
             lam = lam + aside
-        if self.tableau.fsal and n > 0 and t0 not in self.trajectory.jumps:
-            return Carry(lam, of_k0)
-        return Carry(lam + self._first(n, kept, of_k0))
+        return self._carry(n, kept, lam, of_k0)
 
-    def _first(self, n: int, kept: Kept, a: Tensor) -> Tensor:
+    def _first(self, n: int, kept: Kept | Row, a: Tensor) -> Tensor:
         """Pull the cotangent of a step's first stage back through f."""
         rhs, wrt_t = self.trajectory.field, self.wrt_t
         if kept.first is not None:
@@ -128,10 +169,10 @@ class CompiledPass(Pass):
             rhs.first = None
         k, _ = self.program.attempt(rhs, t0, t1, y, rhs(t0, y))  # type: ignore[arg-type]
         self.plan.stats.backward.recomputed += self.tableau.stages
-        return self.program.keep(rhs, k)
+        return keep(self.program, rhs, k)
 
     def _dense(
-        self, n: int, inner: range, kept: Kept, aside: Tensor, time: TimeGrads | None
+        self, n: int, inner: range, kept: Kept | Row, aside: Tensor, time: TimeGrads | None
     ) -> tuple[Tensor, Tensor]:
         """Cotangents that outputs inside a step put on its stages, and on its y0."""
         t0, t1 = self.trajectory.nodes[n], self.trajectory.nodes[n + 1]

@@ -17,7 +17,8 @@ from .._adjoints import Discrete
 from .._engine import Plan
 from .._field import Block
 from .._solvers import Solver
-from .compiled import Compiled, CompiledField, Evaluate
+from .compiled import Compiled, Evaluate
+from .compiled_forward import CompiledField
 from .coupled import together
 from .esdirk import Newton, converged
 from .inductor import Run, compile_one

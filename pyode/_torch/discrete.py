@@ -73,20 +73,25 @@ class Pass:
     def run(self) -> Grads:
         carry = Carry(torch.zeros_like(self.grad_ys[0]))
         evals, self.tape.evals = self.tape.evals, None
-        for n in range(len(self.trajectory) - 1, -1, -1):
+        n = len(self.trajectory)
+        while n > 0:
             try:
-                self._mind_clock(n)
-                self._pinned(n + 1)
-                carry = self._step(n, carry, evals.pop() if evals else None)
+                self._mind_clock(n - 1)
+                self._pinned(n)
+                n, carry = self._back(n - 1, carry, evals)
                 if self.checked:
                     self._check(n, carry)
             except SolveError as err:
                 if err.from_f:
                     raise
                 nodes = self.trajectory.nodes
-                raise backward_failure(self.plan, err, nodes[n + 1], nodes[n]) from err
+                raise backward_failure(self.plan, err, nodes[n], nodes[n - 1]) from err
         carry = self._settle(0, carry)
         return Grads(carry.lam + self.grad_ys[0], self.ts, self.params)
+
+    def _back(self, n: int, carry: Carry, evals: list[Any] | None) -> tuple[int, Carry]:
+        """Transpose step n, perhaps some before it too: the first of them, and the carry there."""
+        return n, self._step(n, carry, evals.pop() if evals else None)
 
     def _settle(self, n: int, carry: Carry) -> Carry:
         """Pull the cotangent of f at node n back now, and not with the last stage before it."""

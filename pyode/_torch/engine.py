@@ -36,7 +36,8 @@ from . import (
 )
 from ._plans import check_dense, check_steps, decide
 from .adjoint_rhs import time_grads
-from .compiled import Saves
+from .compiled import CompiledMethod
+from .compiled_forward import Saves
 from .forward_solve import Recorder, Writer, nan_rows, rows_of, run
 from .inductor import Uncompilable
 from .loop import Watch
@@ -257,9 +258,11 @@ def _forward(plan: Plan, y0: Tensor) -> Result:
     k0 = field.first[1] if known else None  # type: ignore[index]
     rows = wide = rows_of(plan.times.values, z)
     writer = Writer(wide, plan.times.values, method, seen, z.numel())
-    failure = None
+    failure, ahead = None, None
+    if isinstance(method, CompiledMethod):
+        ahead = method.ahead(trajectory, writer, recorder)  # type: ignore[arg-type]
     try:
-        for step in run(plan, seen, z, trajectory, norm, k0, recorder and recorder.retry):
+        for step in run(plan, seen, z, trajectory, norm, k0, recorder and recorder.retry, ahead):
             writer.write(step)
             if recorder is not None:
                 recorder.accept(step, step.t1 in plan.jumps)

@@ -10,6 +10,7 @@ from .._engine import Plan
 from .._field import Evaluation, Field
 from .._norms import Norm, state_norm
 from .._stats import Limits
+from .ahead import Ahead
 from .loop import Integrator
 from .method import RHS, Method, Step
 from .methods import method_of
@@ -168,8 +169,9 @@ def run(
     norm: Norm,
     k0: Tensor | None,
     on_attempt: Callable[[], None] | None = None,
+    ahead: Ahead | None = None,
 ) -> Iterator[Step]:
-    """Accepted steps of the whole forward solve, recorded in `trajectory`."""
+    """Accepted steps of the whole forward solve, recorded in `trajectory`, but for those ahead."""
     integ = Integrator(
         rhs,
         trajectory.method,
@@ -186,6 +188,7 @@ def run(
         watch=plan.engine.watch,  # type: ignore[attr-defined]
         clock=plan.clock,
         keeps=trajectory.keep_dense,
+        ahead=ahead,
     )
     for target in targets(plan):
         for step in integ.advance(target):

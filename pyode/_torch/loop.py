@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from . import diagnose
 from .esdirk import SingularError
 from .method import EPS, RHS, Method, Step
 from .rk import Stages
+
+if TYPE_CHECKING:
+    from .ahead import Ahead
 
 # Of the first step, where Hairer, Nørsett and Wanner have 0.01: such first steps were found 30 to
 # 5000 times more accurate than asked for, and a neural ODE has few steps to lose one of
@@ -56,6 +59,7 @@ class Integrator:
         watch: told of every attempt and what became of it.
         clock: that of the direction this is part of; None: a clock of its own.
         keeps: whether steps may be kept; if not, the next attempt writes over a step's stages.
+        ahead: takes ordinary steps many at a time, which are then not among those that are given.
     """
 
     def __init__(
@@ -75,12 +79,14 @@ class Integrator:
         watch: Watch | None = None,
         clock: Clock | None = None,
         keeps: bool = True,
+        ahead: Ahead | None = None,
     ):
         self.rhs, self.method, self.norm = rhs, method, norm
         self.t, self.y, self.k0 = t, y, k0
         self.start, self.end = t, end
         self.limits, self.stats, self.jumps = limits, stats, jumps
         self.on_attempt, self.watch = on_attempt, watch
+        self.ahead = ahead if watch is None and not jumps else None
         self.keeps = keeps or watch is not None or not method.reuses
         # for stages, where none are kept
         self.room = None if self.keeps else Stages(method.co, y, rhs)
@@ -103,13 +109,16 @@ class Integrator:
         """Accepted steps up to exactly `target`."""
         if self.method.adaptive:
             while self.t != target:
-                yield self._accept(*self._adaptive(target))
+                if self.ahead is not None:
+                    self.ahead.take(self, target)
+                if self.t != target:
+                    yield self.accept(*self._adaptive(target))
         else:
             for t1 in self._nodes(target):
-                self._check_limits()
+                self.check_limits()
                 k0 = self._first_stage()
                 k, y1 = self._fixed(t1, k0)
-                yield self._accept(t1, k, y1)
+                yield self.accept(t1, k, y1)
 
     def _fixed(self, t1: float, k0: Tensor) -> tuple[Tensor, Tensor]:
         try:
@@ -140,15 +149,13 @@ class Integrator:
         """Attempt until a step is accepted."""
         solver: Any = self.method.solver
         control, order = solver.controller, self.method.tableau.error_order
-        k0 = self._first_stage()
-        if self.h is None:
-            self.h = solver.first_step or self._first_step(k0)
+        k0 = self.begin()
         sign = 1.0 if target > self.t else -1.0
         # a step of min_step, rounded; 0 without one
         least = solver.min_step and solver.min_step * (1 + 1e-9) + 4 * EPS * abs(self.t)
-        rejected = False
+        rejected = self.trouble.row > 0  # ahead, perhaps
         while True:
-            self._check_limits()
+            self.check_limits()
             size, t1 = self._clip(sign, min(max(self.h, solver.min_step), solver.max_step), target)
             span = abs(self.end - self.start)
             close = t1 == target and size < span and not rejected  # as targets may be
@@ -218,6 +225,13 @@ class Integrator:
         ends = inside(self.t, t1, self.jumps, self.y.dtype) if self.jumps else (self.t, t1)
         return self.method.attempt(self.rhs, *ends, self.y, k0, self.room)
 
+    def begin(self) -> Tensor:
+        """The first stage of the next step, once its size is known."""
+        k0 = self._first_stage()
+        if self.h is None:
+            self.h = self.method.solver.first_step or self._first_step(k0)  # type: ignore[attr-defined]
+        return k0
+
     def _first_stage(self) -> Tensor:
         if self.k0 is None:
             t = inside(self.t, self.end, self.jumps, self.y.dtype)[0] if self.jumps else self.t
@@ -249,7 +263,7 @@ class Integrator:
         h = min(max(min(100 * h0, h1), 100 * EPS * abs(self.t)), span)
         return max(h, min(SHORT * self.hint, HINT * h))
 
-    def _accept(self, t1: float, k: Tensor, y1: Tensor) -> Step:
+    def accept(self, t1: float, k: Tensor, y1: Tensor) -> Step:
         beside = inside(self.t, t1, self.jumps, self.y.dtype) if self.jumps else None
         step = Step(self.stats.accepted, self.t, t1, self.y, y1, k, beside=beside)
         self.stats.accepted += 1
@@ -266,7 +280,15 @@ class Integrator:
             self.clock.bar.move(t1, self.stats)
         return step
 
-    def _check_limits(self) -> None:
+    def arrive(self, t: float, y: Tensor, k0: Tensor, steps: int) -> None:
+        """That many steps were taken and accepted elsewhere."""
+        self.t, self.y, self.k0 = t, y, k0
+        self.stats.accepted += steps
+        self.trouble.accept()
+        if self.clock.bar is not None:
+            self.clock.bar.move(t, self.stats)
+
+    def check_limits(self) -> None:
         if self.stats.accepted + self.stats.rejected >= self.limits.max_steps:
             raise diagnose.max_steps(self)
         if self.clock.deadline is not None and self.clock.late:

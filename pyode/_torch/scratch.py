@@ -17,6 +17,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from .kernels import kernels_of
+
 MOST = 2**20  # bytes that a program may keep; a larger one does not feel its allocations
 NEW, VIEW, KERNEL = "empty_strided_cpu", "reinterpret_tensor", "cpp_fused"  # as Inductor has them
 
@@ -43,6 +45,7 @@ def keep_scratch(run: Callable[..., Any]) -> Callable[..., Any]:
     made.body = [x for x in made.body if x not in first and not _deletes(x, kept)]
     _execute([made], space)
     new = space[made.name]
+    new.kernels = kernels_of(made.body, space, KERNEL)
     return new if run is function else types.MethodType(new, run.__self__)  # type: ignore[attr-defined]
 
 

@@ -92,6 +92,13 @@ class Trajectory:
             self.steps[step.index] = step
             self._dense_peak = len(self.steps) * step.k.shape[0]
 
+    def extend(self, times: Sequence[float], states: Sequence[Tensor]) -> None:
+        """Record accepted steps of which nothing but these is kept."""
+        for t, y in zip(times, states, strict=True):
+            self.nodes.append(t)
+            self.store.offer(len(self), y)
+        self.last = (len(self), states[-1])
+
     def record(self, t: Tensor, y: Tensor) -> None:
         """Record a joint iteration of per-sample steps: times `[B]` and states after it."""
         self.nodes.append(t)  # type: ignore[arg-type]
