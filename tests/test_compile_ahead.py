@@ -308,3 +308,26 @@ def test_rows_give_what_they_keep():
         assert torch.equal(k, row.k)
         assert len(method.saved) == len(row.saved)
         assert all(torch.equal(a, b) for a, b in zip(method.saved, row.saved, strict=True))
+
+
+def test_states_in_columns(ran, monkeypatch):
+    """F that takes a state apart and puts it together: kernels are given views."""
+    theta = torch.tensor([1.0, 0.9, 1.1], dtype=F64, requires_grad=True)
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        x, v, mu = y.unbind(-1)
+        return torch.stack([v, mu * (theta[0] - theta[1] * x * x) * v - theta[2] * x, mu * 0.0], -1)
+
+    mu = torch.linspace(0.5, 4.0, 6, dtype=F64)
+    y0 = torch.stack([mu * 0.0 + 2.0, mu * 0.0, mu], -1).requires_grad_()
+
+    def once():
+        sol = pyode.solve(f, y0, TS, solver=SOLVERS["dopri5"], engine=ENGINE, params=[theta])
+        return [sol.ys.detach(), *torch.autograd.grad(sol.ys.square().sum(), [y0, theta])]
+
+    mine = once()
+    assert ran["forward"]
+    assert ran["back"]
+    alone(monkeypatch)
+    for a, b in zip(mine, once(), strict=True):
+        assert relative(a, b) <= 1e-11

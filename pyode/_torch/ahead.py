@@ -57,17 +57,23 @@ class Forward:
         kernels: of the program.
         library: steps.cpp for it.
         tableau: of its steps.
-        given: how many numbers a step is given.
-        n: entries of a state.
+        numbers: how many a step is given.
+        tensors: like those that f reads.
     """
 
     def __init__(
-        self, kernels: Kernels, library: ctypes.PyDLL, tableau: Tableau, given: int, n: int
+        self,
+        kernels: Kernels,
+        library: ctypes.PyDLL,
+        tableau: Tableau,
+        numbers: int,
+        tensors: Sequence[Tensor],
     ):
         self.kernels, self.library = kernels, library
         self.k, self.last, self.y1, sizes = (kernels.place(i) for i in (K, LAST, Y1, SIZES))
-        self.numbers = Buffer((given,), (1,), torch.float64), kernels.bytes
-        self.row = kernels.bytes + aligned(8 * given)
+        self.numbers = Buffer((numbers,), (1,), torch.float64), kernels.bytes
+        self.row = kernels.bytes + aligned(8 * numbers)
+        self.items = 8, *2 * (self.y1[0].dtype.itemsize,), *(x.element_size() for x in tensors)
         self.expected = FIRST  # steps that the last solve took
         found = [self.where(argument) for argument in kernels.arguments]
         kinds, at = (np.array(x, dtype=np.int64) for x in zip(*found, strict=True))
@@ -77,31 +83,48 @@ class Forward:
         self.held = kinds, at, dense  # that C points to
         self.layout = Layout(
             address(kinds), address(at), self.row, self.y1[1], self.k[1], sizes[1],
-            self.numbers[1], n, tableau.stages, tableau.degree, address(dense),
+            self.numbers[1], *self.y1[0].shape, tableau.stages, tableau.degree, address(dense),
         )  # fmt: skip
 
-    def where(self, source: int | str | Tensor) -> tuple[int, int]:
+    def item(self, place: Place) -> int:
+        """Bytes of an entry."""
+        source = place.source
+        buffers = self.kernels.buffers
+        return buffers[source].dtype.itemsize if isinstance(source, str) else self.items[source]
+
+    def where(self, what: Place | Tensor) -> tuple[int, int]:
         """An input, buffer or scratch as an argument: its kind, and pointer or bytes."""
-        if isinstance(source, Tensor):
-            return FIXED, source.data_ptr()
-        if isinstance(source, int) and source >= LEAD:
-            return TENSOR + source - LEAD, 0
+        if isinstance(what, Tensor):
+            return FIXED, what.data_ptr()
+        source = what.source
+        if isinstance(source, str):
+            return ROW, self.kernels.at(what)
+        offset = what.offset * self.items[source]
+        if source >= LEAD:
+            return TENSOR + source - LEAD, offset
         if source == NUMBERS:
-            return ROW, self.numbers[1]
-        if source in (Y, K0):
-            return ROW, (self.y1 if source == Y else self.last)[1] - self.row
-        return ROW, self.kernels.offsets[source]  # type: ignore[index]
+            return ROW, self.numbers[1] + offset
+        return ROW, (self.y1 if source == Y else self.last)[1] - self.row + offset
 
 
 def forward_of(
-    run: Any, tableau: Tableau, given: int, n: int, dtype: torch.dtype
+    run: Any, tableau: Tableau, numbers: int, y: Tensor, tensors: Sequence[Tensor]
 ) -> Forward | None:
-    """A step's program for blocks; None if it is not nothing but kernels, or not small."""
+    """A step's program for blocks; None if it is not nothing but kernels, or not small.
+
+    Args:
+        run: the program.
+        tableau: of its steps.
+        numbers: how many a step is given.
+        y: like a state.
+        tensors: like those that f reads.
+    """
     kernels: Kernels | None = getattr(run, "kernels", None)
     if kernels is None or FEWEST * kernels.bytes > BLOCK or tableau.stages > MOST:
         return None
     if any(isinstance(place.source, int) for place in kernels.outputs[:SAVED]):
         return None
+    n, dtype = y.numel(), y.dtype
     wanted = [
         (K, Buffer((tableau.stages, n), (n, 1), dtype)),
         (LAST, Buffer((n,), (1,), dtype)),
@@ -113,7 +136,7 @@ def forward_of(
     if sizes.dtype != torch.float64 or sizes.stride != (1,):
         return None
     library = steps_library(kernels.counts, dtype)
-    return None if library is None else Forward(kernels, library, tableau, given, n)
+    return None if library is None else Forward(kernels, library, tableau, numbers, tensors)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -161,8 +184,7 @@ class Row:
     def _tensor(self, place: Place) -> Tensor:
         block, forward, source = self.block, self.block.forward, place.source
         if isinstance(source, str):
-            i = forward.kernels.outputs.index(place)
-            return block.column(forward.kernels.place(i), 1, self.s + 1)[0]
+            return block.column(forward.kernels.seen(place), 1, self.s + 1)[0]
         if source >= LEAD:
             x = block.tensors[source - LEAD]
         else:
@@ -170,7 +192,7 @@ class Row:
             x = block.column(where, 1, self.s + (source == NUMBERS))[0]
         if place.shape is None or place.stride is None:
             return x
-        return x.as_strided(place.shape, place.stride, x.storage_offset())
+        return x.as_strided(place.shape, place.stride, x.storage_offset() + place.offset)
 
 
 class Ahead:

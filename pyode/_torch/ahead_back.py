@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ahead import SAVED, Forward, Row
-from .kernels import Buffer, Kernels
+from .ahead import SAVED, Forward, Row, Y
+from .kernels import Buffer, Kernels, Place
 from .machine import (
     CARRIED,
     OWN,
-    ROW,
     STAGES,
     Layout,
     Outputs,
@@ -57,23 +56,21 @@ class Back:
             own.n, own.rows, own.degree, own.dense,
         )  # fmt: skip
 
-    def _where(self, argument: int | str | Tensor) -> tuple[int, int]:
+    def _where(self, what: Place | Tensor) -> tuple[int, int]:
         """The kind of an argument, and pointer or bytes."""
-        if isinstance(argument, Tensor):
-            return self.forward.where(argument)
-        if isinstance(argument, str):
-            return OWN, self.kernels.offsets[argument]
-        program = self.forward.kernels
-        saved = program.outputs[SAVED:]
-        if argument < len(saved):
-            source = saved[argument].source
-            if isinstance(source, str):
-                return ROW, program.place(SAVED + argument)[1]
-            return self.forward.where(source)
-        given = argument - len(saved)  # cotangents of stages, of the last, of the end, and totals
+        if isinstance(what, Tensor):
+            return self.forward.where(what)
+        if isinstance(what.source, str):
+            return OWN, self.kernels.at(what)
+        saved = self.forward.kernels.outputs[SAVED:]
+        if what.source < len(saved):
+            kind, at = self.forward.where(saved[what.source])
+            return kind, at + what.offset * self.forward.item(saved[what.source])
+        given = what.source - len(saved)  # cotangents of stages, of the last, of the end, totals
         if given == 0:
-            return STAGES, 0
-        return CARRIED, self.places[{1: OF_K0, 2: LAM}.get(given, given - 3 + TOTALS)][1]
+            return STAGES, what.offset * self.forward.items[Y]
+        buffer, at = self.places[{1: OF_K0, 2: LAM}.get(given, given - 3 + TOTALS)]
+        return CARRIED, at + what.offset * buffer.dtype.itemsize
 
     def run(
         self,

@@ -134,8 +134,8 @@ class CompiledMethod(Method):
         self.run: Run = made.forward if differentiable else made
         self.forward: Forward | None = None
         if kind == ("y",) and self.spans and self.tableau.fsal and not solver.min_step:  # type: ignore[attr-defined]
-            size = self.tableau, len(self.pad), y.numel(), y.dtype
-            build_ahead = lambda: forward_of(self.run, *size)  # noqa: E731
+            like = self.tableau, len(self.pad), y, compiled.tensors
+            build_ahead = lambda: forward_of(self.run, *like)  # noqa: E731
             self.forward = compiled.program((*key, "ahead"), build_ahead)
 
     def ahead(self, trajectory: Trajectory, writer: Writer, saves: Saves | None) -> Ahead | None:

@@ -9,11 +9,22 @@ import torch
 from torch import Tensor
 
 SMALL = 4096  # multiplications up to which a matrix product is a loop, and no library call
+FEW = 2**15  # entries up to which arithmetic counts, and not what goes to memory and back
 UNROLLED = 8  # terms up to which it is no loop
 LARGE = 2**20  # and from which on oneDNN multiplies float32 matrices
 NARROW = 16  # columns up to which the other order of factors is the faster one
 NEAR = 0.625  # |x| below which tanh is x + x³ R(x²), R fitted to 6e-19 (float64), 4e-9 (float32)
 FLOAT32 = (-0.33333283923, 0.13331491250, -0.053743495768, 0.020650580988, -0.0057170388608)
+TWICE = -2.8853900817779268  # -2 / log 2
+POWER = (  # 2^f, |f| <= 1/2, fitted to 2e-9
+    1.000000000554171,
+    0.6931472057374294,
+    0.24022646890611685,
+    0.0555032877661254,
+    0.009618488958274477,
+    0.0013399931362315255,
+    0.00015345812024624315,
+)
 NUMERATOR = (-0.33333333333333324, -0.020496854229461978, -0.00019909192490273583)
 DENOMINATOR = (1.0, 0.46149056268837134, 0.023288738945547889, 0.00020644151129490331)
 
@@ -102,7 +113,7 @@ def _by_onednn(a: Tensor, work: int) -> bool:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """Within two units in the last place, three to four times as fast as the library's."""
+    """Within two units in the last place, three to five times as fast as the library's."""
     if x.dtype not in (torch.float32, torch.float64):
         return NotImplemented
     u = x * x
@@ -110,8 +121,24 @@ def tanh(x: Tensor) -> Tensor:
         r = _polynomial(FLOAT32, u)
     else:
         r = _polynomial(NUMERATOR, u) / _polynomial(DENOMINATOR, u)
-    far = 1 - 2 / (torch.exp(2 * x.abs()) + 1)
+    if x.dtype == torch.float32 and x.numel() <= FEW:
+        q = _power_of_two(x.abs() * TWICE)  # exp(-2|x|)
+        far = (1 - q) / (1 + q)
+    else:
+        far = 1 - 2 / (torch.exp(2 * x.abs()) + 1)
     return torch.where(x.abs() < NEAR, x + x * u * r, torch.where(x < 0, -far, far))
+
+
+def _power_of_two(a: Tensor) -> Tensor:
+    """2^a of negative float32, not below 2^-126; NaN stays.
+
+    In place of exp, which Inductor leaves to a library, a call for every vector. Of so many
+    operations Inductor makes two loops.
+    """
+    a = a.clamp_min(-126.0)
+    whole = torch.round(a)
+    exponent = (whole.to(torch.int32) + 127) << 23  # of a float32, whose other bits are 0
+    return _polynomial(POWER, a - whole) * exponent.view(torch.float32)
 
 
 def _polynomial(coefficients: tuple[float, ...], u: Tensor) -> Any:

@@ -173,6 +173,7 @@ def _compile(
     out.meta["user_visible_output_idxs"] = list(range(len(out.args[0]) if seen is None else seen))
     context.output_strides = []
     _lay_in_rows(graph)
+    _write_factors(graph)
     wanted = _options(config, graph)
     chosen = fusion.applied(wanted.get("inductor_choices_class"))
     with torch.no_grad(), chosen, config.patch(wanted), tracing(context):
@@ -188,7 +189,7 @@ def _lay_in_rows(graph: GraphModule) -> None:
     A loop over weights that lie in columns uses no vector instructions. Done to parted programs:
     the partitioner would keep what it does not know for the way back.
     """
-    aten, prims = torch.ops.aten, torch.ops.prims
+    aten = torch.ops.aten
     for node in list(graph.graph.nodes):
         rows = node.kwargs.get("memory_format") is torch.contiguous_format
         if node.target is not aten.clone.default or not rows:
@@ -196,12 +197,34 @@ def _lay_in_rows(graph: GraphModule) -> None:
         value = node.meta["val"]
         if value.numel() > NEAR:
             continue
-        with graph.graph.inserting_after(node):
-            how = (node, tuple(value.stride()))
-            laid = graph.graph.call_function(prims.inductor_force_stride_order.default, how)
-        laid.meta["val"] = value
-        node.replace_all_uses_with(laid, lambda user, laid=laid: user is not laid)
+        _written(graph, node)
     graph.recompile()
+
+
+def _write_factors(graph: GraphModule) -> None:
+    """A small factor of a product is computed once, and not for every row or column of the other.
+
+    Inductor sees one reader of it, an outer product, and makes it part of that.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is not torch.ops.aten.unsqueeze.default:
+            continue
+        source = node.args[0]
+        tags = getattr(getattr(source, "target", None), "tags", ())
+        if torch.Tag.pointwise in tags and source.meta["val"].numel() <= NEAR:
+            _written(graph, source)
+    graph.recompile()
+
+
+def _written(graph: GraphModule, node: Any) -> None:
+    """Have a node's value written to memory as it lies, before anything reads it."""
+    value, force = node.meta["val"], torch.ops.prims.inductor_force_stride_order.default
+    if any(user.target is force for user in node.users):
+        return
+    with graph.graph.inserting_after(node):
+        laid = graph.graph.call_function(force, (node, tuple(value.stride())))
+    laid.meta["val"] = value
+    node.replace_all_uses_with(laid, lambda user: user is not laid)
 
 
 def _options(config: Any, graph: GraphModule) -> dict[str, Any]:

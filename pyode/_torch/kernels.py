@@ -60,14 +60,14 @@ class Kernels:
     Attributes:
         functions: the kernels, in order.
         counts: how many arguments each has.
-        arguments: of all of them: an input, a buffer's name, or scratch that stays.
+        arguments: of all of them: where an input or buffer is, or scratch that stays.
         buffers: by name.
         outputs: what the program returns.
     """
 
     functions: tuple[Callable[..., Any], ...]
     counts: tuple[int, ...]
-    arguments: tuple[int | str | Tensor, ...]
+    arguments: tuple[Place | Tensor, ...]
     buffers: dict[str, Buffer]
     outputs: tuple[Place, ...]
 
@@ -91,16 +91,20 @@ class Kernels:
         found = [_address(f) for f in self.functions]
         return (ctypes.c_void_p * len(found))(*found)
 
+    def at(self, place: Place) -> int:
+        """Bytes from the start of the memory to what lies in a buffer."""
+        return self.offsets[place.source] + place.offset * self.buffers[place.source].dtype.itemsize  # type: ignore[index]
+
+    def seen(self, place: Place) -> tuple[Buffer, int]:
+        """What lies in a buffer: its shape, and bytes from the start of the memory."""
+        whole = self.buffers[place.source]  # type: ignore[index]
+        shape = whole.shape if place.shape is None else place.shape
+        stride = whole.stride if place.stride is None else place.stride
+        return Buffer(shape, stride, whole.dtype), self.at(place)
+
     def place(self, i: int) -> tuple[Buffer, int]:
-        """Output i, which is of a buffer: its shape, and bytes from the start of the memory."""
-        where = self.outputs[i]
-        if not isinstance(where.source, str):
-            raise RuntimeError("bug in pyode: an output that no kernel writes has no memory")
-        whole = self.buffers[where.source]
-        shape = whole.shape if where.shape is None else where.shape
-        stride = whole.stride if where.stride is None else where.stride
-        at = self.offsets[where.source] + where.offset * whole.dtype.itemsize
-        return Buffer(shape, stride, whole.dtype), at
+        """The same of output i, which a kernel writes."""
+        return self.seen(self.outputs[i])
 
 
 def aligned(size: int) -> int:
@@ -148,11 +152,11 @@ class _Reader:
 
     def __init__(self, space: dict[str, Any], kernel: str):
         self.space, self.kernel = space, kernel
-        self.known: dict[str, int | str | Tensor] = {}  # what each name means
+        self.known: dict[str, Place | Tensor] = {}  # what each name means
         self.buffers: dict[str, Buffer] = {}
         self.functions: list[Any] = []
         self.counts: list[int] = []
-        self.arguments: list[int | str | Tensor] = []
+        self.arguments: list[Place | Tensor] = []
         self.outputs: list[Place] = []
 
     def read(self, x: ast.stmt) -> None:
@@ -162,14 +166,16 @@ class _Reader:
             case ast.Expr(ast.Call(ast.Attribute(ast.Name("args"), "clear"))):
                 pass
             case ast.Assign([ast.Tuple(names)], ast.Name("args")):
-                self.known |= {_name(name): i for i, name in enumerate(names)}
+                self.known |= {_name(name): Place(i) for i, name in enumerate(names)}
             case ast.Assign([ast.Name(name)], ast.Name(other)):
                 self.known[name] = self._meant(other)
+            case ast.Assign([ast.Name(name)], ast.Call(ast.Name("reinterpret_tensor"))):
+                self.known[name] = self._place(x.value)
             case ast.Assign([ast.Name(name)], ast.Call(ast.Name("empty_strided_cpu"), args)):
                 shape, stride = map(ast.literal_eval, args[:2])
                 dtype = eval(compile(ast.Expression(args[2]), "<dtype>", "eval"), self.space)
                 self.buffers[name] = Buffer(shape, stride, dtype)
-                self.known[name] = name
+                self.known[name] = Place(name)
             case ast.Expr(ast.Call(ast.Name(name), args)) if name.startswith(self.kernel):
                 self.functions.append(self.space[name])
                 self.counts.append(len(args))
@@ -179,7 +185,7 @@ class _Reader:
             case _:
                 raise _Other
 
-    def _meant(self, name: str) -> int | str | Tensor:
+    def _meant(self, name: str) -> Place | Tensor:
         if name in self.known:
             return self.known[name]
         if isinstance(self.space.get(name), Tensor):
@@ -187,19 +193,17 @@ class _Reader:
         raise _Other
 
     def _place(self, x: ast.expr) -> Place:
+        """What is returned, or seen in another shape: not scratch."""
         match x:
             case ast.Name(name):
-                source, how = self._meant(name), ()
+                place, how = self._meant(name), ()
             case ast.Call(ast.Name("reinterpret_tensor"), [ast.Name(name), *args]):
-                source, how = self._meant(name), tuple(map(ast.literal_eval, args))
+                place, how = self._meant(name), tuple(map(ast.literal_eval, args))
             case _:
                 raise _Other
-        if isinstance(source, Tensor):
+        if isinstance(place, Tensor):
             raise _Other
-        place = Place(source, *how)
-        if isinstance(source, int) and place.offset:
-            raise _Other
-        return place
+        return Place(place.source, *how) if how else place  # the offset is that in the source
 
 
 def _name(x: ast.expr) -> str:
