@@ -64,7 +64,7 @@ class Layout:
         return leaf.reshape(-1)
 
     def unflatten(self, vector: Tensor) -> Any:
-        """Vector `[size]` to tree; differentiable, no copy."""
+        """Vector `[size]` to tree; differentiable; no copy, if complex pairs lie where they may."""
         if self.single and not self.dtype.is_complex:
             return vector.view(self.shapes[0])
         return self._rebuild(vector, ())
@@ -97,11 +97,22 @@ class Layout:
         leaves = []
         for part, shape in zip(torch.split(vector, sizes, dim=-1), self.shapes, strict=True):
             if pair == 2:
-                leaf = torch.view_as_complex(part.reshape((*lead, *shape, 2)))
+                leaf = _complex(part.reshape((*lead, *shape, 2)))
             else:
                 leaf = part.reshape((*lead, *shape))
             leaves.append(leaf)
         return leaves[0] if self.single else pytree.tree_unflatten(leaves, self.spec)
+
+
+def _complex(pairs: Tensor) -> Tensor:
+    """Pairs (real, imaginary) as complex numbers, which torch views at even places only.
+
+    Of a state that is part of a longer vector, as beside ∂L/∂θ of an odd number of parameters, they
+    may begin at an odd one.
+    """
+    *strides, last = pairs.stride()
+    even = pairs.storage_offset() % 2 == 0 and not any(stride % 2 for stride in strides)
+    return torch.view_as_complex(pairs if even and last == 1 else pairs.clone().contiguous())
 
 
 def layout_of(y0: Any) -> Layout:

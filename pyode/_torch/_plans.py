@@ -207,7 +207,7 @@ def _dense_step(plan: Plan) -> str:
 def budget_of(adjoint: adj.Stored, plan: Plan) -> int | None:
     """Bytes an interpolating adjoint may hold."""
     if isinstance(adjoint.checkpoints, int):
-        return adjoint.checkpoints * plan.state_bytes
+        return adjoint.checkpoints * max(plan.state_bytes, 1)
     return adjoint.memory  # type: ignore[return-value]
 
 

@@ -125,7 +125,7 @@ class Torch(Engine):
                 tape.trajectory.clock = clock
                 if tape.evals is None and not isinstance(plan.adjoint, adj.Forward):
                     _refuse_another(plan, tape)
-                if plan.times.values[0] == plan.times.values[-1]:
+                if plan.times.at_rest or not plan.layout.size:
                     grads = _at_rest(plan, tape, grad_ys)
                 elif plan.batch == "independent":
                     grads = independent_discrete.backward(plan, tape, grad_ys)
@@ -181,7 +181,7 @@ backward.register(adj.Forward, lambda adjoint, plan, tape, g: sensitivities.back
 
 
 def _at_rest(plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
-    """An interval of zero length: every output is y0."""
+    """An interval of zero length, or a state without numbers: every output is y0."""
     lam0 = grad_ys[1:].sum(0)
     params = [torch.zeros_like(p) for p in plan.field.params]
     return Grads(lam0 + grad_ys[0], time_grads(plan, tape.ys, grad_ys, lam0), params)
