@@ -214,20 +214,17 @@ def _field(
 ) -> tuple[Field, frozenset[str]]:
     """The field, its parameters found and proved, and which gradients are wanted."""
     before = random_state(layout.device)
-    if not torch.is_grad_enabled():
-        field = Field(f, layout)
-        field.samples, field.cast = samples, autocast_dtype(layout.device)
-        state = flat.clone()
-        with uncast(layout.device):
-            field.first, field.start = (start, field(start, state).clone()), flat
-        refuse_transforms("solve", field.first[1])
-        refuse_in_place(f, state, flat)
-        field.random = not torch.equal(before, random_state(layout.device))
-        return field, frozenset()
-    found = find_params(f) if params is None else check_params(params)
+    graph = torch.is_grad_enabled()
+    found = () if not graph else find_params(f) if params is None else check_params(params)
     field = Field(f, layout, found)
     field.samples, field.cast = samples, autocast_dtype(layout.device)
-    if not _recalled(field, engine.recall(field, start), params is not None):
+    wanted = graph and (bool(found) or flat.requires_grad or times.tensor.requires_grad)
+    if graph and _recalled(field, engine.recall(field, start), params is not None):
+        pass
+    elif not wanted and (_values(field, start, flat) or params is not None):
+        field.random = not torch.equal(before, random_state(layout.device))
+        return field, frozenset()
+    else:
         mark = watermark()
         with uncast(layout.device):
             ev = field.evaluation(start, flat)
@@ -241,6 +238,20 @@ def _field(
     needs |= {"ts"} if times.tensor.requires_grad else set()
     needs |= {"params"} if field.params else set()
     return field, frozenset(needs)
+
+
+def _values(field: Field, start: float, flat: Tensor) -> bool:
+    """Evaluate f where no gradient is known to be wanted: whether f has none after all.
+
+    The state does not require grad, so that f may leave torch, as for NumPy.
+    """
+    state = flat.clone()
+    with uncast(flat.device):
+        out = field.differentiable(field.time(start), state)
+    refuse_transforms("solve", out)
+    refuse_in_place(field.f, state, flat)
+    field.first, field.start = (start, out.detach().clone()), flat
+    return not (out.requires_grad and torch.is_grad_enabled())
 
 
 def _recalled(field: Field, read: list[Tensor] | None, given: bool) -> bool:

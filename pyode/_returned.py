@@ -81,6 +81,14 @@ def explained(err: Exception, f: Any, layout: Layout, t: Tensor, count: int) -> 
     text = str(err)
     if count == 1 and isinstance(err, TypeError) and "positional argument" in text:
         err.add_note("f is called as f(t, y), time first; for an f of y: lambda t, y: net(y)")
+    elif count == 1 and _swapped(f):
+        err.add_note("f is called as f(t, y), time first, and has its time second")
+    if "Can't call numpy()" in text:
+        err.add_note(
+            "f is differentiated here, for a gradient or for an implicit solver: compute it with "
+            "torch. With y.detach() the derivative would miss this part of f; for values alone, "
+            "explicit solvers in `with torch.no_grad()` take any f"
+        )
     if "leaf Variable that requires grad" in text:
         err.add_note("f changes y in place: compute a new tensor, y = y + ..., not y += ...")
     if count > 1 or not isinstance(err, RuntimeError) or not _MIXED.search(text):
@@ -101,6 +109,15 @@ def explained(err: Exception, f: Any, layout: Layout, t: Tensor, count: int) -> 
     )
     mixed.__cause__ = err
     return mixed
+
+
+def _swapped(f: Any) -> bool:
+    """Whether f's arguments are named as SciPy's and JAX's odeint have them: y, t."""
+    try:
+        names = list(inspect.signature(f).parameters)
+    except (TypeError, ValueError):
+        return False
+    return names[1:2] in (["t"], ["time"]) and names[0] not in ("t", "time")
 
 
 def refuse_in_place(f: Any, y: Tensor, before: Tensor) -> None:

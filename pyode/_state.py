@@ -140,9 +140,10 @@ def layout_of(y0: Any) -> Layout:
     if len(kinds) > 1:
         named = pytree.tree_flatten_with_path(y0)[0]
         listing = ", ".join(f"y0{pytree.keystr(k)} {x.dtype} on {x.device}" for k, x in named)
+        widest = functools.reduce(torch.promote_types, [leaf.dtype for leaf in leaves])
         raise InputTypeError(
             f"`y0` mixes dtypes or devices: {listing}. Bring all to one: "
-            f"y.to({str(leaves[0].device)!r}, {leaves[0].dtype})."
+            f"y.to({str(leaves[0].device)!r}, {widest})."
         )
     dtype, device = leaves[0].dtype, leaves[0].device
     if dtype not in REAL:

@@ -273,7 +273,8 @@ class TestRightHandSide:
 
         with torch.no_grad():
             refused(pyode.RHSError, "changed y in place", f=f)
-        refused(RuntimeError, "f changes y in place", f=f)
+        refused(pyode.RHSError, "changed y in place", f=f)
+        refused(RuntimeError, "f changes y in place", f=f, y0=ones(2).requires_grad_())
 
     def test_parameters_of_another_dtype(self):
         net = nn.Linear(2, 2)
