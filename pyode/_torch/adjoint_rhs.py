@@ -57,11 +57,14 @@ class AdjointRHS:
         self.rows = getattr(y_of_t, "rows", None)
         self.known: dict[float, Tensor] = {}  # y(t) at the stages of a step
 
-    def ahead(self, times: list[float]) -> None:
-        """Look y(t) up at the stages of the step that comes."""
+    def ahead(self, times: Sequence[float]) -> None:
+        """Look y(t) up at the stages of the step that comes, in the order of `times`."""
         if self.rows is not None and times:
-            times = list(dict.fromkeys(times))
-            self.known = dict(zip(times, self.rows(times), strict=True))
+            known = {t: self.known[t] for t in times if t in self.known}
+            missing = [t for t in dict.fromkeys(times) if t not in known]
+            if missing:
+                known.update(zip(missing, self.rows(missing), strict=True))
+            self.known = known
 
     def _y(self, t: float) -> Tensor:
         return self.known[t] if t in self.known else self.y_of_t(t)  # type: ignore[misc]

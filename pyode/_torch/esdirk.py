@@ -110,6 +110,17 @@ class SingularError(ArithmeticError):
         self.t, self.value = t, value
 
 
+def look_ahead(evaluate: Evaluate, times: Sequence[float]) -> None:
+    """Tell an adjoint, which reads y(t), when a step will be evaluated: its end first.
+
+    That is the order of the forward solve. Stages are not in it, nor in the opposite one: a forward
+    step between them would be replayed for each.
+    """
+    ahead = getattr(evaluate, "ahead", None)
+    if ahead is not None:
+        ahead(sorted(times, key=lambda t: -abs(t - times[0])))
+
+
 def esdirk_step(
     co: Coefficients,
     evaluate: Evaluate,
@@ -134,6 +145,7 @@ def esdirk_step(
     """
     tableau = co.tableau
     k = y.new_empty(len(co.c), len(y)) if room is None else room.k
+    look_ahead(evaluate, times[: tableau.stages])
     k[0] = evaluate(times[0], y) if k0 is None else k0
     point = y
     for i in range(1, tableau.stages):
