@@ -331,3 +331,32 @@ def test_states_in_columns(ran, monkeypatch):
     alone(monkeypatch)
     for a, b in zip(mine, once(), strict=True):
         assert relative(a, b) <= 1e-11
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=str)
+def test_kernels_that_throw(dtype, ran):
+    """An index out of range is an error, where C++ would end the process."""
+    table = torch.linspace(1.0, 2.0, 8, dtype=dtype)
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        return table[(4.0 * y).long()] * torch.ones_like(y)
+
+    y0 = torch.full((3,), 0.25, dtype=dtype)
+    sol = pyode.solve(f, y0, (0.0, 0.5), solver=pyode.Tsit5(), engine=ENGINE)
+    assert ran["forward"]
+    assert float(sol.ys.max()) < 2.0
+    with pytest.raises((IndexError, RuntimeError), match="index"):
+        pyode.solve(f, y0, (0.0, 5.0), solver=pyode.Tsit5(), engine=ENGINE)
+
+
+def test_transposes_that_throw(ran, monkeypatch):
+    """The pass back is made step by step then, and hears of it there."""
+    f, once = Field(), []
+    expected = solved(f)
+
+    def throws(self, *args):
+        once.append(True)
+
+    monkeypatch.setattr(Back, "run", throws)
+    agree(solved(f), expected, 1e-12)
+    assert once

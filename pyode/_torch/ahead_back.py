@@ -80,8 +80,10 @@ class Back:
         grad_ys: Tensor,
         last: int,
         carried: Sequence[Tensor],
-    ) -> list[Tensor]:
+    ) -> list[Tensor] | None:
         """λ, the cotangent of the first stage, and totals, before the steps of a block.
+
+        None: a kernel threw, as it will again where each step is transposed by itself.
 
         Args:
             row: of the last step.
@@ -96,11 +98,13 @@ class Back:
         memory = torch.empty(2 * room + 2 * self.stages * item, dtype=torch.uint8)
         c = Pass(row.s + 1, row.s, room, len(self.places), *self.outputs, address(ends))
         out = Outputs(address(times), grad_ys.data_ptr(), len(times), last)
-        self.library.back(
+        fine = self.library.back(
             ctypes.byref(self.layout), ctypes.byref(c), ctypes.byref(out), self.kernels.addresses,
             ctypes.c_void_p(block.memory.data_ptr()), ctypes.c_void_p(memory.data_ptr()),
             pointers(x.data_ptr() for x in block.tensors), pointers(x.data_ptr() for x in carried),
         )  # fmt: skip
+        if not fine:
+            return None
         seen = {dtype: memory.view(dtype) for dtype in {buffer.dtype for buffer, _ in self.places}}
         start = row.s % 2 * room
         return [

@@ -86,22 +86,27 @@ class CompiledPass(Pass):
 
     def _back(self, n: int, carry: Carry, evals: list[Kept | Row] | None) -> tuple[int, Carry]:
         """Step n, and those of its block before it."""
-        row, back = evals[-1] if evals else None, None
-        if isinstance(row, Row) and row.s and self.inside:
-            back = self.program.back(row.block.forward, self.totals)
-        if back is None or evals is None or not isinstance(row, Row):
+        row = evals[-1] if evals else None
+        found = self._block(n, carry, row) if isinstance(row, Row) and row.s else None
+        if found is None or evals is None or row is None:
             return super()._back(n, carry, evals)
-        first, nodes = n - row.s, self.trajectory.nodes
-        last = bisect.bisect_right(self.keys, self.sign * nodes[n + 1])
-        of_last = self.none[0] if carry.fsal is None else carry.fsal
-        carried = [carry.lam, of_last, *self.totals]
-        lam, of_k0, *self.totals = back.run(
-            row, nodes[first : n + 2], self.times, self.grads, last, carried
-        )
-        self.field.stats.nvjp += (row.s + 1) * (self.tableau.stages - 1)
+        lam, of_k0, *self.totals = found
+        first = n - row.s  # type: ignore[union-attr]
+        self.field.stats.nvjp += (n + 1 - first) * (self.tableau.stages - 1)
         kept = evals[first]
         del evals[first:]
         return first, self._carry(first, kept, lam, of_k0)
+
+    def _block(self, n: int, carry: Carry, row: Row) -> list[Tensor] | None:
+        """λ, cotangent of the first stage, and totals before a block; None: not in one call."""
+        back = self.program.back(row.block.forward, self.totals) if self.inside else None
+        if back is None:
+            return None
+        nodes = self.trajectory.nodes
+        last = bisect.bisect_right(self.keys, self.sign * nodes[n + 1])
+        of_last = self.none[0] if carry.fsal is None else carry.fsal
+        carried = [carry.lam, of_last, *self.totals]
+        return back.run(row, nodes[n - row.s : n + 2], self.times, self.grads, last, carried)
 
     def _carry(self, n: int, kept: Kept | Row, lam: Tensor, of_k0: Tensor) -> Carry:
         """To the step before step n."""

@@ -101,7 +101,8 @@ def steps_library(counts: tuple[int, ...], dtype: torch.dtype) -> ctypes.PyDLL |
         library = ctypes.PyDLL(str(_built(head + body)))
     except (OSError, subprocess.SubprocessError):
         return None
-    library.ahead.restype = library.back.restype = None
+    library.ahead.restype, library.back.restype = None, ctypes.c_bool
+    library.ahead.restype, library.back.restype = None, ctypes.c_bool
     return library
 
 

@@ -18,6 +18,15 @@ const int MOST = 32;          // stages
 // that steps use in turn or the other of them, the cotangents of stages, one of f's tensors.
 enum Kind { FIXED, ROW, OWN, CARRIED, STAGES, TENSOR };
 
+bool called(void **f, char **p) {
+    try {
+        CALL(f, p);
+        return true;
+    } catch (...) {  // Python, which is to hear of it, calls them again
+        return false;
+    }
+}
+
 void add(STATE *to, const STATE *from, STATE times, int64_t n) {
     for (int64_t i = 0; i < n; i++) to[i] += times * from[i];
 }
@@ -96,8 +105,8 @@ void write(const Layout &l, char *row, double t0, double t1, double sign, Output
 
 extern "C" {
 
-// Takes steps until the target is reached, `room` or `tries` are used up, a step would be too short
-// or an attempt is not finite, which the loop then makes itself. Row s + 1 of the memory is that of
+// Takes steps until the target is reached, `room` or `tries` are used up, a step would be too short,
+// or an attempt is not finite or throws (an index out of range), which the loop then makes itself. Row s + 1 of the memory is that of
 // step s, row 0 has its start. times[s] is where step s ends. Without `out`, no outputs.
 void ahead(const Layout *l, Control *c, Outputs *out, void **f, char *memory, char **tensors,
            double *times) {
@@ -126,7 +135,7 @@ void ahead(const Layout *l, Control *c, Outputs *out, void **f, char *memory, ch
                  : kind == ROW   ? row + at
                                  : tensors[kind - TENSOR] + at;
         }
-        CALL(f, p);
+        if (!called(f, p)) return;
 
         const double *each = reinterpret_cast<const double *>(row + l->sizes);
         double errors[2] = {0.0, 0.0};
@@ -171,8 +180,8 @@ void ahead(const Layout *l, Control *c, Outputs *out, void **f, char *memory, ch
 
 // Transposes steps, the last first. Cotangents of outputs are put on the ends and the stages of
 // steps, those of `outputs` before the `next`-th. `places` are the two, and room for cotangents of
-// the stages of a step; `carried` what the program is given for the last step.
-void back(const Layout *l, const Pass *c, Outputs *out, void **f, char *memory, char *places,
+// the stages of a step; `carried` what the program is given for the last step. Whether none threw.
+bool back(const Layout *l, const Pass *c, Outputs *out, void **f, char *memory, char *places,
           char **tensors, char **carried) {
     char *p[COUNT];
     STATE w[MOST], *none = entries(places, 2 * c->room), *stages = none + (l->rows) * l->n;
@@ -203,8 +212,9 @@ void back(const Layout *l, const Pass *c, Outputs *out, void **f, char *memory, 
                  : kind == STAGES    ? reinterpret_cast<char *>(out->next < last ? stages : none)
                                      : tensors[kind - TENSOR] + at;
         }
-        CALL(f, p);
+        if (!called(f, p)) return false;
         for (int64_t i = out->next; i < last; i++) add(after, out->rows + i * l->n, 1, l->n);
     }
+    return true;
 }
 }
