@@ -122,22 +122,22 @@ def tanh(x: Tensor) -> Tensor:
     else:
         r = _polynomial(NUMERATOR, u) / _polynomial(DENOMINATOR, u)
     if x.dtype == torch.float32 and x.numel() <= FEW:
-        q = _power_of_two(x.abs() * TWICE)  # exp(-2|x|)
-        far = (1 - q) / (1 + q)
+        q = _power_of_two(x.abs() * TWICE, 1)  # 2 exp(-2|x|)
+        far = 1 - q / (1 + 0.5 * q)
     else:
         far = 1 - 2 / (torch.exp(2 * x.abs()) + 1)
     return torch.where(x.abs() < NEAR, x + x * u * r, torch.where(x < 0, -far, far))
 
 
-def _power_of_two(a: Tensor) -> Tensor:
-    """2^a of negative float32, not below 2^-126; NaN stays.
+def _power_of_two(a: Tensor, more: int) -> Tensor:
+    """2^(a + more) of negative float32, 2^a not below 2^-126; NaN stays.
 
     In place of exp, which Inductor leaves to a library, a call for every vector. Of so many
     operations Inductor makes two loops.
     """
     a = a.clamp_min(-126.0)
     whole = torch.round(a)
-    exponent = (whole.to(torch.int32) + 127) << 23  # of a float32, whose other bits are 0
+    exponent = (whole.to(torch.int32) + (127 + more)) << 23  # of a float32, whose other bits are 0
     return _polynomial(POWER, a - whole) * exponent.view(torch.float32)
 
 
