@@ -51,7 +51,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @functools.cache
 def _steps_are_not_compiled() -> str:
     """Why this torch compiles no steps, or nothing: it does."""
-    from pyode._torch import inductor
+    from pyode._torch.compiled import inductor
 
     try:
         inductor.refuse_older()

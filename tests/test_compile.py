@@ -14,7 +14,7 @@ from helpers import F64, calls, relative
 from torch import Tensor, nn
 
 import pyode
-from pyode._torch import inductor
+from pyode._torch.compiled import inductor
 
 pytestmark = pytest.mark.compiled
 

@@ -12,10 +12,10 @@ from helpers import F64, relative
 from torch import Tensor, nn
 
 import pyode
-from pyode._torch import ahead as ahead_module
-from pyode._torch.ahead import Ahead, Row
-from pyode._torch.ahead_back import Back
-from pyode._torch.compiled import CompiledMethod
+from pyode._torch.compiled import ahead as ahead_module
+from pyode._torch.compiled.ahead import Ahead, Row
+from pyode._torch.compiled.ahead_back import Back
+from pyode._torch.compiled.explicit import CompiledMethod
 
 pytestmark = pytest.mark.compiled
 ENGINE = pyode.Torch(compile=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import pyode
 from pyode._state import layout_of
-from pyode._torch import convolutions
-from pyode._torch.capture import capture
+from pyode._torch.compiled import convolutions
+from pyode._torch.compiled.capture import capture
 
 pytestmark = pytest.mark.compiled
 

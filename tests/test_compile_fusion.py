@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyode._torch import fusion, inductor
+from pyode._torch.compiled import fusion, inductor
 
 pytestmark = pytest.mark.compiled
 

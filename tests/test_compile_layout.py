@@ -8,7 +8,7 @@ from helpers import F64, relative
 from torch import Tensor, nn
 
 import pyode
-from pyode._torch import inductor
+from pyode._torch.compiled import inductor
 
 pytestmark = pytest.mark.compiled
 

@@ -9,7 +9,7 @@ import torch
 from helpers import F64, relative
 from torch import Tensor
 
-from pyode._torch import inductor, scratch
+from pyode._torch.compiled import inductor, scratch
 
 pytestmark = pytest.mark.compiled
 

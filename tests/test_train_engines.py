@@ -6,7 +6,7 @@ import torch
 import pyode
 from pyode import data as pd
 from pyode import train as pt
-from pyode._torch import inductor
+from pyode._torch.compiled import inductor
 from pyode.cli import main
 
 

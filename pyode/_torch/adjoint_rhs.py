@@ -16,9 +16,9 @@ from .._field import Block, Field
 from .._norms import Custom, Norm, state_norm, together, whole
 from .._solvers import Solver
 from .._state import inside
-from .binding import not_compiled
+from .compiled.binding import not_compiled
+from .compiled.inductor import Uncompilable
 from .forward_solve import pins
-from .inductor import Uncompilable
 from .loop import Integrator
 from .method import Method, Step
 from .methods import method_of
@@ -284,7 +284,7 @@ def _parts(
     solver = reverse_solver(plan)
     quad = slice(lam.stop, None) if rhs.params else None
     if plan.field.compiled is not None:
-        from .compiled_adjoint import adjoint_parts  # whose right-hand side is an `AdjointRHS`
+        from .compiled.adjoint import adjoint_parts  # whose right-hand side is an `AdjointRHS`
 
         try:
             return adjoint_parts(solver, rhs, z, plan.field.compiled, norm, quad, plan.jumps)

@@ -18,8 +18,8 @@ from .._params import name_of_tensor
 from .._state import inside
 from . import diagnose, twice
 from .adjoint_rhs import AdjointRHS, backward_failure
-from .compiled import CompiledMethod
-from .compiled_implicit import ImplicitMethod
+from .compiled.explicit import CompiledMethod
+from .compiled.implicit import ImplicitMethod
 from .coupled import CoupledTranspose, solve_rows, together
 from .esdirk import Newton, SingularError
 from .forward_solve import pins, ties
@@ -34,11 +34,11 @@ def backward(adjoint: Discrete, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grad
     if plan.solver.multistep:
         return twice.backward(plan, tape, grad_ys)
     if isinstance(tape.trajectory.method, CompiledMethod):
-        from .compiled_discrete import CompiledPass  # which is a `Pass`
+        from .compiled.discrete import CompiledPass  # which is a `Pass`
 
         return CompiledPass(plan, tape, grad_ys).run()
     if isinstance(tape.trajectory.method, ImplicitMethod):
-        from .implicit_discrete import ImplicitPass
+        from .compiled.implicit_discrete import ImplicitPass
 
         return ImplicitPass(plan, tape, grad_ys).run()
     return Pass(plan, tape, grad_ys).run()

@@ -24,7 +24,6 @@ from .._field import Field
 from .._norms import Norm, state_norm
 from . import (
     backsolve,
-    binding,
     diagnose,
     discrete,
     independent,
@@ -36,10 +35,11 @@ from . import (
 )
 from ._plans import check_dense, check_steps, decide
 from .adjoint_rhs import time_grads
-from .compiled import CompiledMethod
-from .compiled_forward import Saves
+from .compiled import binding
+from .compiled.explicit import CompiledMethod
+from .compiled.forward import Saves
+from .compiled.inductor import Uncompilable
 from .forward_solve import Recorder, Writer, nan_rows, rows_of, run
-from .inductor import Uncompilable
 from .loop import Watch
 from .method import Method
 from .methods import method_of

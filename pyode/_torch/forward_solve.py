@@ -10,7 +10,7 @@ from .._engine import Plan
 from .._field import Evaluation, Field
 from .._norms import Norm, state_norm
 from .._stats import Limits
-from .ahead import Ahead
+from .compiled.ahead import Ahead
 from .loop import Integrator
 from .method import RHS, Method, Step
 from .methods import method_of

@@ -20,7 +20,7 @@ from .method import EPS, RHS, Method, Step
 from .rk import Stages
 
 if TYPE_CHECKING:
-    from .ahead import Ahead
+    from .compiled.ahead import Ahead
 
 # Of the first step, where Hairer, Nørsett and Wanner have 0.01: such first steps were found 30 to
 # 5000 times more accurate than asked for, and a neural ODE has few steps to lose one of

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._adjoints import Discrete
-from .._engine import Plan
-from .._field import Block
-from .._solvers import Solver
-from .compiled import Compiled, Evaluate
-from .compiled_forward import CompiledField
-from .coupled import together
-from .esdirk import Newton, converged
+from ..._adjoints import Discrete
+from ..._engine import Plan
+from ..._field import Block
+from ..._solvers import Solver
+from ..coupled import together
+from ..esdirk import Newton, converged
+from ..method import Method
+from ..rk import Coefficients
+from ..tableau import Tableau
+from .explicit import Compiled, Evaluate
+from .forward import CompiledField
 from .inductor import Run, compile_one
-from .method import Method
 from .newton_programs import Spans, System
-from .rk import Coefficients
-from .tableau import Tableau
 
 More = Callable[[Sequence[float]], Sequence[Tensor]]
 

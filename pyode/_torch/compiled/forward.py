@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._adjoints import Discrete
-from .._engine import Plan
-from .._norms import Norm
+from ..._adjoints import Discrete
+from ..._engine import Plan
+from ..._norms import Norm
+from ..method import Step
 from .ahead import Block, Row
-from .compiled import Compiled, CompiledMethod, Saved, pair_of
+from .explicit import Compiled, CompiledMethod, Saved, pair_of
 from .inductor import Pair, Run, compile_one
-from .method import Step
 
 
 def forward_parts(

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..method import Step
+from ..tableau import Tableau
 from .kernels import Buffer, Kernels, Place, aligned
 from .machine import (
     FIXED,
@@ -34,15 +36,13 @@ from .machine import (
     pointers,
     steps_library,
 )
-from .method import Step
-from .tableau import Tableau
 
 if TYPE_CHECKING:
-    from .compiled import CompiledMethod
-    from .compiled_forward import Saves
-    from .forward_solve import Writer
-    from .loop import Integrator
-    from .trajectory import Trajectory
+    from ..forward_solve import Writer
+    from ..loop import Integrator
+    from ..trajectory import Trajectory
+    from .explicit import CompiledMethod
+    from .forward import Saves
 
 BLOCK = 2**20  # bytes of a block at most
 FEWEST, FIRST, LONGEST = 4, 16, 256  # steps of a block

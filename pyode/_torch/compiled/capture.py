@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._state import Layout
+from ..._state import Layout
 from .convolutions import split_convolutions
 from .inductor import Uncompilable, reason
 from .products import share_products

@@ -13,21 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._field import Field
-from .._norms import Groups, Norm, largest
-from .._solvers import Solver
+from ..._field import Field
+from ..._norms import Groups, Norm, largest
+from ..._solvers import Solver
+from ..method import AHEAD, RHS, Method, Step, joined, packed, unpacked
+from ..rk import Stages, unrolled_step, weighted
+from ..tableau import Tableau
 from .ahead import Ahead, Forward, forward_of
 from .ahead_back import Back, back_of
 from .capture import Captured
 from .inductor import Pair, Run, Uncompilable, compile_one, compile_pair
-from .method import AHEAD, RHS, Method, Step, joined, packed, unpacked
-from .rk import Stages, unrolled_step, weighted
-from .tableau import Tableau
 
 if TYPE_CHECKING:
-    from .compiled_forward import Saves
-    from .forward_solve import Writer
-    from .trajectory import Trajectory
+    from ..forward_solve import Writer
+    from ..trajectory import Trajectory
+    from .forward import Saves
 
 Evaluate = Callable[[int, Tensor, Tensor, Sequence[Tensor]], Tensor]  # stage, t, y, tensors
 Saved = list[Tensor]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .compiled import Evaluate
-from .esdirk import Newton
-from .tableau import Tableau
+from ..esdirk import Newton
+from ..tableau import Tableau
+from .explicit import Evaluate
 
 Spans = tuple[tuple[int, int], ...]
 

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._engine import Grads, Plan
-from .._field import Pullback
-from . import diagnose
-from .compiled import Compiled
-from .compiled_implicit import Jacobian, rows
-from .coupled import CoupledTranspose
-from .discrete import Pass
+from ..._engine import Grads, Plan
+from ..._field import Pullback
+from .. import diagnose
+from ..coupled import CoupledTranspose
+from ..discrete import Pass
+from ..tableau import Tableau
+from ..tape import Tape
+from ..transpose import Transpose
+from .explicit import Compiled
+from .implicit import Jacobian, rows
 from .inductor import Run, compile_one
-from .tableau import Tableau
-from .tape import Tape
-from .transpose import Transpose
 
 
 @dataclasses.dataclass(slots=True, eq=False)

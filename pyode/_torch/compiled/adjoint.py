@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._norms import Norm
-from .._solvers import Solver
-from .adjoint_rhs import AdjointRHS
-from .compiled import Compiled, CompiledMethod
-from .compiled_implicit import ImplicitMethod, Jacobian
+from ..._norms import Norm
+from ..._solvers import Solver
+from ..adjoint_rhs import AdjointRHS
+from ..method import Method
+from ..tableaus import tableau_of
+from .explicit import Compiled, CompiledMethod
+from .implicit import ImplicitMethod, Jacobian
 from .inductor import Run, Uncompilable, compile_one
-from .method import Method
-from .tableaus import tableau_of
 
 
 def adjoint_parts(

@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._adjoints import Forward
-from .._engine import Plan
-from .._errors import CompileWarning
-from .._field import Field
-from .._norms import Norm
-from .._params import upstream
-from .._warned import warn
+from ..._adjoints import Forward
+from ..._engine import Plan
+from ..._errors import CompileWarning
+from ..._field import Field
+from ..._norms import Norm
+from ..._params import upstream
+from ..._warned import warn
+from ..method import Method
 from . import capture
 from .capture import Captured
-from .compiled import Compiled
-from .compiled_forward import Saves
-from .compiled_forward import forward_parts as explicit_parts
-from .compiled_implicit import implicit_parts
+from .explicit import Compiled
+from .forward import Saves
+from .forward import forward_parts as explicit_parts
+from .implicit import implicit_parts
 from .inductor import Uncompilable, refuse_older
-from .method import Method
 
 
 def bind(plan: Plan) -> Compiled:

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._engine import Grads, Plan
-from .._state import inside
+from ..._engine import Grads, Plan
+from ..._state import inside
+from ..discrete import Pass
+from ..forward_solve import TOGETHER
+from ..method import Step
+from ..tape import Tape
+from ..transpose import Carry, TimeGrads
 from .ahead import Row
-from .compiled import CompiledMethod
-from .compiled_forward import CompiledField, Kept, keep
-from .discrete import Pass
-from .forward_solve import TOGETHER
+from .explicit import CompiledMethod
+from .forward import CompiledField, Kept, keep
 from .machine import numbers
-from .method import Step
-from .tape import Tape
-from .transpose import Carry, TimeGrads
 
 
 class CompiledPass(Pass):
