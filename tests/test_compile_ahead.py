@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
+import subprocess
 import threading
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 import pyode
 from pyode._torch.compiled import ahead as ahead_module
+from pyode._torch.compiled import machine
 from pyode._torch.compiled.ahead import Ahead, Row
 from pyode._torch.compiled.ahead_back import Back
 from pyode._torch.compiled.explicit import CompiledMethod
@@ -360,3 +363,17 @@ def test_transposes_that_throw(ran, monkeypatch):
     monkeypatch.setattr(Back, "run", throws)
     agree(solved(f), expected, 1e-12)
     assert once
+
+
+def test_without_the_library_there_are_no_blocks(monkeypatch):
+    """It is compiled by the kernels' compiler; where that fails, nothing else does."""
+
+    def fails(*args, **kwargs):
+        raise subprocess.CalledProcessError(1, "c++")
+
+    monkeypatch.setattr(subprocess, "run", fails)
+    monkeypatch.setattr(pathlib.Path, "exists", lambda path: path.suffix != ".so")
+    assert machine.steps_library.__wrapped__((3, 5), F64) is None
+    monkeypatch.undo()
+    assert machine.steps_library((3, 5), torch.float16) is None
+    assert machine.steps_library((3, 5), F64) is not None
