@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALL = 4096  # multiplications up to which a matrix product is a loop, and no library call
+SMALL = 2**16  # multiplications up to which a matrix product is a loop, and no library call
 FEW = 2**15  # entries up to which arithmetic counts, and not what goes to memory and back
 UNROLLED = 8  # terms up to which it is no loop
 LARGE = 2**20  # and from which on oneDNN multiplies float32 matrices

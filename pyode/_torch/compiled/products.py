@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from .decompositions import SMALL
-
+LEAST = 4096  # multiplications up to which copies cost more than a product
 LARGEST = 2**24  # multiplications from which on a product gains nothing by company
 PRODUCTS = (operator.matmul, torch.matmul, torch.mm, "matmul", "mm", "__matmul__")
 
@@ -88,7 +87,7 @@ def _weight(node: Node) -> tuple[Node, bool] | None:
     if of_x.ndim < 2 or of_w.ndim != 2 or of_x.dtype != of_w.dtype:
         return None
     work = of_x.numel() * of_w.numel() // max(of_x.shape[-1], 1)
-    return (w, transposed) if SMALL < work < LARGEST else None
+    return (w, transposed) if LEAST < work < LARGEST else None
 
 
 def _operand(node: Node, i: int, name: str) -> Any:
