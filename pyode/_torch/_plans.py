@@ -19,6 +19,13 @@ DENSE_MATRIX = 200 * 10**6  # bytes: a Jacobian of 5000 states in float64
 WINDOW = 8  # dense steps held at one time under a budget that has room
 
 
+_SWEEPS = {  # what passes forward steps once more, in words
+    adj.Interpolating: "attempted backward step",
+    adj.Gauss: "attempted backward step, and its quadrature,",
+    adj.Quadrature: "attempted backward step, and each interval its quadrature halves,",
+}
+
+
 def size_of(count: float) -> str:
     """Bytes in words."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -169,7 +176,7 @@ def _(adjoint: adj.Stored, plan: Plan) -> Storage:
     if plan.marks:
         text = (
             f"the states of {size_of(plan.state_bytes)} at the last steps up to {len(plan.marks)} "
-            "times are kept; each interval between two is replayed once, and held"
+            "times are kept; an interval between two is replayed, and held, for steps back in it"
         )
         return Storage(f"{adjoint.name}: {text}", None, window=WINDOW, marks=plan.marks)
     budget = budget_of(adjoint, plan)
@@ -178,7 +185,8 @@ def _(adjoint: adj.Stored, plan: Plan) -> Storage:
     total = slots_for(plan, budget)
     window = min(WINDOW, 1 + total // 2 // rows)
     slots = total - (window - 1) * rows
-    return Storage(f"{adjoint.name}: " + _budget(plan, slots), slots, window=window)
+    text = f"{_budget(plan, slots)}; once more what each {_SWEEPS[type(adjoint)]} spans"
+    return Storage(f"{adjoint.name}: {text}", slots, window=window)
 
 
 @_decide.register

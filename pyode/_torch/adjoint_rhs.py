@@ -18,6 +18,7 @@ from .._solvers import Solver
 from .._state import inside
 from .compiled.binding import not_compiled
 from .compiled.inductor import Uncompilable
+from .esdirk import look_ahead
 from .forward_solve import pins
 from .loop import Integrator
 from .method import Method, Step
@@ -55,24 +56,15 @@ class AdjointRHS:
         self.n = field.layout.size
         self.f = field.f  # named in error messages
         self.rows = getattr(y_of_t, "rows", None)
-        self.known: dict[float, Tensor] = {}  # y(t) at the stages of a step
 
     def ahead(self, times: Sequence[float]) -> None:
-        """Look y(t) up at the stages of the step that comes, in the order of `times`."""
-        if self.rows is not None and times:
-            known = {t: self.known[t] for t in times if t in self.known}
-            missing = [t for t in dict.fromkeys(times) if t not in known]
-            if missing:
-                known.update(zip(missing, self.rows(missing), strict=True))
-            self.known = known
-
-    def _y(self, t: float) -> Tensor:
-        return self.known[t] if t in self.known else self.y_of_t(t)  # type: ignore[misc]
+        """Look y(t) up at the stages of the step that comes."""
+        look_ahead(self.y_of_t, times)
 
     def split(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """(y, λ) of an adjoint state."""
         n = self.n
-        return (z[:n], z[n : 2 * n]) if self.y_of_t is None else (self._y(t), z[:n])
+        return (z[:n], z[n : 2 * n]) if self.y_of_t is None else (self.y_of_t(t), z[:n])
 
     def __call__(self, t: float, z: Tensor) -> Tensor:
         parts = self._rates(t, z, self.params)
@@ -265,11 +257,14 @@ class Sweep:
         a, b = self.times[i], self.times[i + 1]
         low, high = min(a, b), max(a, b)
         stops = [s for s in (*self.plan.tstops, *self.plan.jumps) if low < s < high]
+        reach = getattr(self.rhs.y_of_t, "reach", lambda t: None)
         try:
+            reach(self.integ.t)
             for target in [*sorted(set(stops), reverse=b > a), a]:
                 for step in self.integ.advance(target):
                     if on_step is not None:
                         on_step(step)
+                    reach(step.t1)
         except SolveError as err:
             if err.from_f:
                 raise

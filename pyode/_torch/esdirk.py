@@ -110,15 +110,11 @@ class SingularError(ArithmeticError):
         self.t, self.value = t, value
 
 
-def look_ahead(evaluate: Evaluate, times: Sequence[float]) -> None:
-    """Tell an adjoint, which reads y(t), when a step will be evaluated: its end first.
-
-    That is the order of the forward solve. Stages are not in it, nor in the opposite one: a forward
-    step between them would be replayed for each.
-    """
-    ahead = getattr(evaluate, "ahead", None)
-    if ahead is not None:
-        ahead(sorted(times, key=lambda t: -abs(t - times[0])))
+def look_ahead(what: object, times: Sequence[float]) -> None:
+    """Tell what reads y(t), an adjoint or an integrand, when it will be evaluated."""
+    ahead = getattr(what, "ahead", None)
+    if ahead is not None and times:
+        ahead(times)
 
 
 def esdirk_step(
@@ -145,7 +141,6 @@ def esdirk_step(
     """
     tableau = co.tableau
     k = y.new_empty(len(co.c), len(y)) if room is None else room.k
-    look_ahead(evaluate, times[: tableau.stages])
     k[0] = evaluate(times[0], y) if k0 is None else k0
     point = y
     for i in range(1, tableau.stages):

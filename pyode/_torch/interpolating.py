@@ -20,6 +20,7 @@ from .adjoint_rhs import (
 )
 from .method import Step
 from .tape import Tape
+from .trajectory import Reader
 
 
 def backward(adjoint: Interpolating, plan: Plan, tape: Tape, grad_ys: Tensor) -> Grads:
@@ -29,7 +30,7 @@ def backward(adjoint: Interpolating, plan: Plan, tape: Tape, grad_ys: Tensor) ->
     if scale == 0.0:
         return zero_grads(plan, ys)
     g, n = grad_ys / scale, ys.shape[1]
-    rhs = AdjointRHS(field, tape.trajectory, bool(field.params))
+    rhs = AdjointRHS(field, Reader(tape.trajectory), bool(field.params))
     z = ys.new_zeros(n + sum(field.sizes))
     sweep = Sweep(plan, rhs, z, slice(0, n), tape.step_size, adjoint.seminorm)
     for i in range(len(ys) - 2, -1, -1):
@@ -56,7 +57,7 @@ def sweep_state(
             there.
     """
     n = g.shape[1]
-    rhs = AdjointRHS(plan.field, tape.trajectory, False)
+    rhs = AdjointRHS(plan.field, Reader(tape.trajectory), False)
     z, keeps = torch.zeros_like(g[0]), on_interval is not None
     sweep = Sweep(plan, rhs, z, slice(0, n), tape.step_size, keeps=keeps)
     lam = g[-1]

@@ -18,7 +18,15 @@ from .._state import inside
 from .._tolerances import loosest, vector
 from . import diagnose
 from .coupled import coupled_step, together
-from .esdirk import MAX_EXACT, FullNewton, Newton, SingularError, esdirk_dense_stages, esdirk_step
+from .esdirk import (
+    MAX_EXACT,
+    FullNewton,
+    Newton,
+    SingularError,
+    esdirk_dense_stages,
+    esdirk_step,
+    look_ahead,
+)
 from .rk import Stages, coefficients, dense_stages, explicit_step, spread
 from .tableaus import tableau_of
 
@@ -109,6 +117,7 @@ class Method:
         if not self.tableau.implicit:
             return explicit_step(self.co, rhs, t0, t1, h, y, k0, room)
         times, scale, blocks = self.stage_times(t0, t1)[0], self._scale(y), rhs.blocks
+        look_ahead(rhs, times[: self.tableau.stages])
         step, s = (coupled_step if self.tableau.coupled else esdirk_step), self.tableau.coupled
         try:
             start = self._blocks(rhs, t0, y)
@@ -190,6 +199,7 @@ class Method:
     def fill(self, rhs: RHS, step: Step) -> None:
         """Evaluate the dense output's own stages."""
         ends = step.beside or (step.t0, step.t1)
+        look_ahead(rhs, self.stage_times(*ends)[0])
         if self.tableau.gamma:
             where = self.stage_times(*ends)[0], step.h, step.y0
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from .._state import inside
 from .._warned import warn
 from . import diagnose
 from .adjoint_rhs import Sweep, cotangent_scale, reverse_solver, time_grads, zero_grads
+from .esdirk import look_ahead
 from .interpolating import sweep_state
 from .method import Step
 from .tape import Tape
+from .trajectory import Reader
 
 Integrand = Callable[[float], Tensor]
 Rule = Callable[[Integrand, float, float], tuple[Tensor, float]]
@@ -59,7 +62,7 @@ def gauss_backward(adjoint: Gauss, plan: Plan, tape: Tape, grad_ys: Tensor) -> G
         return zero_grads(plan, ys)
     solver: Any = reverse_solver(plan)
     rtol, atol = getattr(solver, "rtol", 1e-6), getattr(solver, "atol", 1e-8)
-    total = ys.new_zeros(sum(field.sizes))
+    total, reader = ys.new_zeros(sum(field.sizes)), Reader(tape.trajectory)
     rule = _checked(plan, gauss_pair)
     worst = (0.0, 0.0)  # error left above the tolerance, and where
     joint: tuple[Tensor, Tensor] | None = None  # λ at the last step's end, and the integrand there
@@ -68,7 +71,7 @@ def gauss_backward(adjoint: Gauss, plan: Plan, tape: Tape, grad_ys: Tensor) -> G
         nonlocal worst, joint
         if field.params:
             ends = inside(step.t0, step.t1, plan.jumps, ys.dtype)
-            f = _Ends(_integrand(plan, tape, sweep, step), ends)
+            f = _Ends(_Integrand(plan, reader, sweep, [step]), ends)
             if joint is not None and joint[0] is step.y0 and ends == (step.t0, step.t1):
                 f.known[step.t0] = joint[1]
             value, left = _adaptive(rule, f, [ends], total, rtol, atol, PAIRS)
@@ -94,17 +97,34 @@ def _warn_gauss(error: float, t: float, bound: float) -> None:
     )
 
 
-def _integrand(plan: Plan, tape: Tape, sweep: Sweep, step: Step) -> Integrand:
-    """T ↦ -λ(t)·∂f/∂θ `[p]` inside one backward step."""
-    clock = plan.clock
+class _Integrand:
+    """T ↦ -λ(t)·∂f/∂θ `[p]` inside backward steps of one interval, which are in their order."""
 
-    def at(t: float) -> Tensor:
+    def __init__(self, plan: Plan, reader: Reader, sweep: Sweep, steps: list[Step]):
+        self.plan, self.reader, self.sweep, self.steps = plan, reader, sweep, steps
+        self.starts = [s.t0 for s in steps]
+        self.sign = 1.0 if steps[-1].t1 > steps[0].t0 else -1.0
+
+    def __call__(self, t: float) -> Tensor:
+        clock = self.plan.clock
         if clock is not None and clock.deadline is not None and clock.late:
             raise diagnose.late(clock, t, "while ∂L/∂θ was summed up")
-        lam = sweep.method.value(sweep.rhs, step, t)
-        return sweep.rhs.of_params(t, tape.trajectory(t), lam)
+        lam = self.sweep.method.value(self.sweep.rhs, self._step(t), t)
+        return self.sweep.rhs.of_params(t, self.reader(t), lam)
 
-    return at
+    def ahead(self, times: Sequence[float]) -> None:
+        """Look y(t) up where it will be evaluated, and where λ's dense output needs it."""
+        method = self.sweep.method
+        if method.tableau.extra:
+            for t in sorted(times, key=lambda t: -self.sign * t):
+                if not self._step(t).filled:
+                    method.fill(self.sweep.rhs, self._step(t))
+        self.reader.ahead(times)
+
+    def _step(self, t: float) -> Step:
+        sign = self.sign
+        j = bisect.bisect_right(self.starts, sign * t, key=lambda x: sign * x) - 1
+        return self.steps[min(max(j, 0), len(self.steps) - 1)]
 
 
 class _Ends:
@@ -120,6 +140,10 @@ class _Ends:
         if t not in self.known:
             self.known[t] = self.f(t)
         return self.known[t]
+
+    def ahead(self, times: Sequence[float]) -> None:
+        """It will be evaluated there."""
+        look_ahead(self.f, [t for t in times if t not in self.known])
 
 
 def _checked(plan: Plan, rule: Rule) -> Rule:
@@ -150,7 +174,9 @@ def gauss_pair(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
     no jump of the integrand go unseen, wherever it lies between the nodes.
     """
     middle, half = 0.5 * (a + b), 0.5 * (b - a)
-    left, centre, right = (f(middle + half * x) for x in GAUSS_X)
+    nodes = [middle + half * x for x in GAUSS_X]
+    look_ahead(f, [*nodes, a, b])
+    left, centre, right = map(f, nodes)
     high = (GAUSS_W[0] * (left + right) + GAUSS_W[1] * centre) * half
     low = (f(a) + 4 * centre + f(b)) * (half / 3)
     return high, _refined(rms_of(high - low, high), 7 / 5)
@@ -159,6 +185,7 @@ def gauss_pair(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
 def kronrod_pair(f: Integrand, a: float, b: float) -> tuple[Tensor, float]:
     """Fifteen-point Kronrod, and QUADPACK's error estimate from the seven-point Gauss rule."""
     middle, half = 0.5 * (a + b), 0.5 * (b - a)
+    look_ahead(f, [middle + half * sign * x for sign in (-1.0, 1.0) for x in KRONROD_X])
     centre = f(middle)
     kronrod, gauss = KRONROD_W[7] * centre, GAUSS7_W[3] * centre
     for i, x in enumerate(KRONROD_X[:7]):
@@ -186,7 +213,7 @@ def quadrature_backward(adjoint: Quadrature, plan: Plan, tape: Tape, grad_ys: Te
     solver: Any = reverse_solver(plan)
     rtol = adjoint.quad_rtol or getattr(solver, "rtol", 1e-6)
     atol = adjoint.quad_atol or getattr(solver, "atol", 1e-8)
-    total = ys.new_zeros(sum(field.sizes))
+    total, reader = ys.new_zeros(sum(field.sizes)), Reader(tape.trajectory)
     steps: list[Step] = []
     sweeps: list[Sweep] = []
 
@@ -198,7 +225,8 @@ def quadrature_backward(adjoint: Quadrature, plan: Plan, tape: Tape, grad_ys: Te
 
     def on_interval(i: int) -> None:
         if field.params:
-            dense = _pieces(plan, tape, sweeps[0], steps)
+            reader.reach(steps[0].t0)
+            dense = _Integrand(plan, reader, sweeps[0], steps)
             rule = _checked(plan, kronrod_pair)
             value, left = _adaptive(rule, dense, panels(steps), total, rtol, atol, INTERVALS)
             total.add_(value)
@@ -209,18 +237,6 @@ def quadrature_backward(adjoint: Quadrature, plan: Plan, tape: Tape, grad_ys: Te
     lam0 = sweep_state(plan, tape, grad_ys / scale, on_step, on_interval) * scale
     params = field.split_params(total * scale) if field.params else []
     return Grads(lam0 + grad_ys[0], time_grads(plan, ys, grad_ys, lam0), params)
-
-
-def _pieces(plan: Plan, tape: Tape, sweep: Sweep, steps: list[Step]) -> Integrand:
-    """The integrand over all backward steps of one interval."""
-    starts = np.array([s.t0 for s in steps])
-    sign = 1.0 if steps[-1].t1 > steps[0].t0 else -1.0
-
-    def at(t: float) -> Tensor:
-        j = int(np.searchsorted(sign * starts, sign * t, side="right")) - 1
-        return _integrand(plan, tape, sweep, steps[min(max(j, 0), len(steps) - 1)])(t)
-
-    return at
 
 
 def panels(steps: list[Step]) -> list[tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 
 import torch
@@ -52,7 +53,10 @@ class Store:
         self.states: dict[int, Tensor] = {}
         self._active: list[tuple[int, int]] = []  # (index, level), levels not increasing
         self._spare: list[int] = []  # dispensable, ascending
+        self._held: list[int] = []  # of which there are states, ascending, while steps are replayed
         self._places: set[int] = set()  # of the stretch being replayed
+        self._last = 0  # index the present sweep ends at
+        self._next = -1  # that has been offered to
         self.peak = 0
 
     def offer(self, index: int, state: Tensor) -> None:
@@ -76,31 +80,45 @@ class Store:
             demoted.append(self._active.pop()[0])
         self._spare.extend(reversed(demoted))
         self._active.append((index, level))
+        self._held = []
         self.states[index] = state
         self.peak = max(self.peak, len(self.states))
 
-    def restart(self, index: int) -> int:
-        """Forget the states after `index`, and say which held one is the last before it."""
+    def sweep(self, first: int, last: int, reached: int) -> None:
+        """States from `first` to `last` are about to be asked for, then any before `reached`."""
         if self.slots is None:
-            return index
-        self._drop_after(index)
-        return max(self._active[-1][0], self._spare[-1] if self._spare else 0)
+            return
+        if len(self._held) != len(self.states):
+            self._held = sorted(self.states)
+        self._last, self._next = max(last, reached), -1
 
-    def stretch(self, start: int, index: int) -> None:
-        """The states from `start` to `index` are about to be offered once more."""
-        free = 0 if self.slots is None else self.slots - len(self.states)
-        self._places = set(places(start, index, free))
+    def forget(self, index: int) -> None:
+        """Forget the states after `index`, of which too many may be close to it."""
+        if self.slots is not None:
+            self.states = {i: y for i, y in self.states.items() if i <= index}
+
+    def nearest(self, index: int) -> int:
+        """The last state held that is not after `index`."""
+        return index if self.slots is None else self._held[bisect.bisect(self._held, index) - 1]
+
+    def stretch(self, start: int) -> None:
+        """The states after `start` are about to be offered once more."""
+        if self.slots is None or start == self._next:
+            return
+        free = self.slots - bisect.bisect(self._held, self._last)
+        after = bisect.bisect(self._held, start)
+        end = min([self._last, *self._held[after : after + 1]])
+        self._places = set(places(start, end, free))
 
     def again(self, index: int, state: Tensor) -> None:
-        """Take a state of the stretch, if it is to be held."""
-        if index in self._places:
-            self._push(index, 0, state)
-
-    def _drop_after(self, index: int) -> None:
-        while len(self._active) > 1 and self._active[-1][0] > index:
-            del self.states[self._active.pop()[0]]
-        while self._spare and self._spare[-1] > index:
-            del self.states[self._spare.pop()]
+        """Take a state of the stretch, if it is to be held; one after the sweep makes room."""
+        self._next = index
+        if index in self._places and index not in self.states:
+            if len(self.states) == self.slots:
+                del self.states[self._held.pop()]
+            self.states[index] = state
+            bisect.insort(self._held, index)
+            self.peak = max(self.peak, len(self.states))
 
 
 class Marked(Store):
@@ -141,9 +159,14 @@ class Marked(Store):
         """Hold all of a stretch."""
         self.offer(index, state)
 
-    def restart(self, index: int) -> int:
-        """Forget the states after `index` and of other stretches; the last one held before it."""
-        start = max(i for i in self.pinned if i <= index)
-        for i in [i for i in self.states if i not in self.pinned and not start < i <= index]:
-            del self.states[i]
+    def sweep(self, first: int, last: int, reached: int) -> None:
+        """Forget stretches that hold none of `first` to `last`, nor what is before `reached`."""
+        start = max(i for i in self.pinned if i <= first)
+        near = max(i for i in self.pinned if i <= max(reached, 0))
+        for i in [i for i in self.states if i not in self.pinned]:
+            if not (start < i <= last or near < i <= reached):
+                del self.states[i]
+
+    def nearest(self, index: int) -> int:
+        """The last state held that is not after `index`."""
         return max(i for i in self.states if i <= index)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import collections
-import itertools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,8 +63,10 @@ class Trajectory:
         self.keep_dense = keep_dense
         self.window = window
         self.jumps = jumps
-        self.steps: collections.OrderedDict[int, Step] = collections.OrderedDict()
+        self.steps: dict[int, Step] = {}
         self.last: tuple[int, Tensor] = (0, y0)
+        self.reached = -1  # the node before which all may be asked for again, if that is known
+        self._span = (0, 0)  # of the present sweep and what is after it up to there
         self.stats = Stats()  # where recomputation is counted
         self.clock: Clock | None = None  # of the backward pass that replays
         self._dense_peak = 0
@@ -110,40 +111,78 @@ class Trajectory:
         return self.nodes[n]  # type: ignore[return-value]
 
     def state(self, n: int) -> Tensor:
-        """Y at node n, from the nearest stored state before it."""
+        """Y at node n, from the nearest state before it."""
+        self._sweep(n, n)
+        return self._state(n)
+
+    def _sweep(self, first: int, last: int) -> None:
+        """Nodes or steps from `first` to `last` are about to be asked for, in this order."""
+        self._span = (first, max(last, self.reached))
+        self.store.sweep(first, last, self.reached)
+
+    def reach(self, n: int) -> None:
+        """All before node n may be asked for again; more than before: states are spread anew."""
+        if n > self.reached >= 0:
+            self.store.forget(self.reached)
+        self.reached = n
+
+    def _state(self, n: int) -> Tensor:
         if self._remembers():
             return self.steps[n].y0 if n < len(self) else self.last[1]
-        start = self.store.restart(n)
-        y = self.store.states[start]
+        start, y = self._nearest(n)
         if start == n:
             return y
-        if start < self.last[0] <= n:
-            start, y = self.last
         before = self._nfe()
-        self.store.stretch(start, n)
+        self.store.stretch(start)
         for i in range(start, n):
             y = self._replay(i, y).y1
-            if i + 1 < n:
+            if i + 1 < self._span[1]:
                 self.store.again(i + 1, y)
         self.stats.recomputed += self._nfe() - before
         self.last = (n, y)
         return y
 
+    def _nearest(self, n: int) -> tuple[int, Tensor]:
+        """The last state there is that is not after node n: held, in hand, or of a dense step."""
+        start = self.store.nearest(n)
+        y = self.store.states[start]
+        if start < self.last[0] <= n:
+            start, y = self.last
+        for i, step in self.steps.items():
+            for at, state in ((i, step.y0), (i + 1, step.y1)):
+                if start < at <= n:
+                    start, y = at, state
+        return start, y
+
     def step(self, n: int) -> Step:
         """Step n with its stage derivatives."""
         if n in self.steps or self._remembers():
             return self.steps[n]
-        y = self.state(n)
+        self._sweep(n, n)
+        return self._step(n)
+
+    def _step(self, n: int) -> Step:
+        if n in self.steps or self._remembers():
+            return self.steps[n]
+        y = self._state(n)
         before = self._nfe()
+        if n < self._span[1]:
+            self.store.stretch(n)
         step = self._replay(n, y)
         self.stats.recomputed += self._nfe() - before
         self.steps[n] = step
-        while len(self.steps) > self.window and not self.keep_dense:
-            self.steps.popitem(last=False)
+        if len(self.steps) > self.window and not self.keep_dense:
+            del self.steps[self._least_wanted()]
         self._dense_peak = max(self._dense_peak, (len(self.steps) - 1) * step.k.shape[0])
-        if n + 1 <= len(self):
-            self.last = (n + 1, step.y1)
+        self.last = (n + 1, step.y1)
+        if n + 1 < self._span[1]:
+            self.store.again(n + 1, step.y1)
         return step
+
+    def _least_wanted(self) -> int:
+        """The dense step farthest from the sweep, else its last: the next one is before it."""
+        first, last = self._span
+        return max(self.steps, key=lambda n: (first - n, n) if n < first else (n - last, n))
 
     def _remembers(self) -> bool:
         """Whether steps are made of former ones: all are there then, taken once more if need be."""
@@ -193,23 +232,62 @@ class Trajectory:
         if len(self) == 0 or t == self.nodes[0]:
             return self.store.states[0]
         n = self.find(t)
-        step = self.step(n)
-        if t == self.nodes[n]:
-            return step.y0
-        if t == self.nodes[n + 1]:
-            return step.y1
-        return self.method.value(self.field, step, t)  # type: ignore[arg-type]
+        self._sweep(n, n)
+        return self._at(n, t)
+
+    def _at(self, n: int, t: float) -> Tensor:
+        for node in (n, n + 1):
+            if t == self.nodes[node]:
+                return self._state(node)
+        return self.method.value(self.field, self._step(n), t)  # type: ignore[arg-type]
 
     def rows(self, times: Sequence[float]) -> Tensor:
-        """The same at several times `[m, n]`: one product for those that a step holds."""
-        out: list[Tensor] = []
-        for n, group in itertools.groupby(times, self.find):
-            inner = list(group)
-            if len(self) and not set(inner) & {*self.nodes[n : n + 2]}:
-                out.append(self.method.sample(self.field, self.step(n), inner))  # type: ignore[arg-type]
-            else:
-                out += [self(t).unsqueeze(0) for t in inner]
-        return torch.cat(out)
+        """The same at several times `[m, n]`, in one sweep: one product for those a step holds."""
+        groups: dict[int, list[int]] = {}
+        for i, t in enumerate(times):
+            groups.setdefault(self.find(t), []).append(i)
+        out: dict[int, list[Tensor]] = {n: [] for n in groups}
+        self._sweep(min(groups), max(groups))
+        for n in sorted(groups, key=lambda n: (n not in self.steps, n)):
+            out[n] = self._inside(n, [times[i] for i in groups[n]])
+        order = [i for inner in groups.values() for i in inner]
+        found = torch.cat([x for rows in out.values() for x in rows])
+        if order == sorted(order):
+            return found
+        return found[torch.as_tensor(np.argsort(order), device=found.device)]
+
+    def _inside(self, n: int, times: list[float]) -> list[Tensor]:
+        """Rows of y at times that step n holds."""
+        if not len(self):
+            return [self.store.states[0].unsqueeze(0)] * len(times)
+        if set(times) & {*self.nodes[n : n + 2]}:
+            return [self._at(n, t).unsqueeze(0) for t in times]
+        return [self.method.sample(self.field, self._step(n), times)]  # type: ignore[arg-type]
 
     def _nfe(self) -> int:
         return self.field.stats.nfe  # type: ignore[attr-defined]
+
+
+class Reader:
+    """y(t) of a trajectory, with what is known of it: at the times it was last told of."""
+
+    def __init__(self, trajectory: Trajectory):
+        self.trajectory = trajectory
+        self.rows = trajectory.rows
+        self.known: dict[float, Tensor] = {}
+
+    def __call__(self, t: float) -> Tensor:
+        return self.known[t] if t in self.known else self.trajectory(t)
+
+    def ahead(self, times: Sequence[float]) -> None:
+        """Look y(t) up, in one sweep of the trajectory, at times that will be asked for."""
+        known = {t: self.known[t] for t in times if t in self.known}
+        missing = [t for t in dict.fromkeys(times) if t not in known]
+        if missing:
+            known.update(zip(missing, self.rows(missing), strict=True))
+        self.known = known
+
+    def reach(self, t: float) -> None:
+        """All before t may be asked for again and again; what is after it, by the way."""
+        if len(self.trajectory):
+            self.trajectory.reach(self.trajectory.find(t))
