@@ -19,10 +19,11 @@ DENSE_MATRIX = 200 * 10**6  # bytes: a Jacobian of 5000 states in float64
 WINDOW = 8  # dense steps held at one time under a budget that has room
 
 
-_SWEEPS = {  # what passes forward steps once more, in words
-    adj.Interpolating: "attempted backward step",
-    adj.Gauss: "attempted backward step, and its quadrature,",
-    adj.Quadrature: "attempted backward step, and each interval its quadrature halves,",
+_SPANS = {  # what is replayed besides, in words
+    adj.Interpolating: "once more what each attempted backward step spans",
+    adj.Gauss: "once more what each attempted backward step, and its quadrature, spans",
+    adj.Quadrature: "once more what each attempted backward step spans; all of this again to sum "
+    "∂L/∂θ up, and steps on the way to each interval that is halved",
 }
 
 
@@ -185,7 +186,7 @@ def _(adjoint: adj.Stored, plan: Plan) -> Storage:
     total = slots_for(plan, budget)
     window = min(WINDOW, 1 + total // 2 // rows)
     slots = total - (window - 1) * rows
-    text = f"{_budget(plan, slots)}; once more what each {_SWEEPS[type(adjoint)]} spans"
+    text = f"{_budget(plan, slots)}; {_SPANS[type(adjoint)]}"
     return Storage(f"{adjoint.name}: {text}", slots, window=window)
 
 
