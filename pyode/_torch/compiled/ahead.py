@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,7 @@ def forward_of(
     return None if library is None else Forward(kernels, library, tableau, numbers, tensors)
 
 
-@dataclasses.dataclass(slots=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Block:
     """Rows of memory: row s + 1 is written by step s, row 0 holds what step 0 begins with.
 
@@ -147,11 +148,13 @@ class Block:
         memory: bytes.
         forward: of which program.
         tensors: that f reads.
+        taken: steps of it that were accepted.
     """
 
     memory: Tensor
     forward: Forward
     tensors: Sequence[Tensor]
+    taken: int = 0
 
     def column(self, where: tuple[Buffer, int], rows: int, first: int = 0) -> Tensor:
         """What lies at one place of some rows `[rows, ...]`."""
@@ -159,6 +162,26 @@ class Block:
         item = buffer.dtype.itemsize
         shape, stride = (rows, *buffer.shape), (size // item, *buffer.stride)
         return self.memory.view(buffer.dtype).as_strided(shape, stride, (at + first * size) // item)
+
+    @functools.cached_property
+    def saved(self) -> list[Sequence[Tensor]]:
+        """What each step keeps for its transpose, of all steps at once."""
+        return [self._saved(place) for place in self.forward.kernels.outputs[SAVED:]]
+
+    def _saved(self, place: Place) -> Sequence[Tensor]:
+        forward, source = self.forward, place.source
+        if isinstance(source, str):
+            return self.column(forward.kernels.seen(place), self.taken, 1).unbind()
+        if source >= LEAD:
+            x = self.tensors[source - LEAD]
+            if place.shape is not None and place.stride is not None:
+                x = x.as_strided(place.shape, place.stride, x.storage_offset() + place.offset)
+            return [x] * self.taken
+        whole, at = (forward.numbers, forward.y1, forward.last)[source]
+        at += place.offset * whole.dtype.itemsize
+        if place.shape is not None and place.stride is not None:
+            whole = Buffer(place.shape, place.stride, whole.dtype)
+        return self.column((whole, at), self.taken, int(source == NUMBERS)).unbind()
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -179,20 +202,7 @@ class Row:
 
     @property
     def saved(self) -> list[Tensor]:
-        return [self._tensor(place) for place in self.block.forward.kernels.outputs[SAVED:]]
-
-    def _tensor(self, place: Place) -> Tensor:
-        block, forward, source = self.block, self.block.forward, place.source
-        if isinstance(source, str):
-            return block.column(forward.kernels.seen(place), 1, self.s + 1)[0]
-        if source >= LEAD:
-            x = block.tensors[source - LEAD]
-        else:
-            where = (forward.numbers, forward.y1, forward.last)[source]
-            x = block.column(where, 1, self.s + (source == NUMBERS))[0]
-        if place.shape is None or place.stride is None:
-            return x
-        return x.as_strided(place.shape, place.stride, x.storage_offset() + place.offset)
+        return [column[self.s] for column in self.block.saved]
 
 
 class Ahead:
@@ -291,4 +301,5 @@ class Ahead:
         )  # fmt: skip
         if out is not None:
             writer.next = out.next
+        block.taken = c.taken
         return c, block, times.tolist()
