@@ -14,7 +14,7 @@ from ._autograd import Ended, autocast_dtype, refuse_transforms, run
 from ._engine import Plan, Result
 from ._errors import InputError, Outcome, SolveError
 from ._returned import as_built
-from ._seen import Seen
+from ._seen import Seen, hooked
 from ._solution import Solution
 from ._state import Layout, check_finite, layout_of
 from ._stats import SolveStats
@@ -27,7 +27,7 @@ class Known:
     anew: Callable[[Any], tuple[Plan, Tensor]]
     f: Seen
     times: list[tuple[Tensor, int, bool]]  # with their versions, and whether they require grad
-    around: tuple[torch.dtype | None, torch.dtype]  # what autocast cast to, and the default
+    around: tuple[Any, ...]  # what autocast cast to, the default dtype, hooks of all modules
     grad: bool  # whether f's parameters were looked for
 
     @classmethod
@@ -63,8 +63,8 @@ class Known:
         return finished(mine, state, throw)
 
 
-def _around(plan: Plan) -> tuple[torch.dtype | None, torch.dtype]:
-    return autocast_dtype(plan.layout.device), torch.get_default_dtype()
+def _around(plan: Plan) -> tuple[Any, ...]:
+    return autocast_dtype(plan.layout.device), torch.get_default_dtype(), hooked()
 
 
 def _checked(y0: Any, plan: Plan) -> Tensor:

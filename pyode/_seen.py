@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
 DEPTH, MOST = 12, 2000  # how far is looked, and entries from which evaluating f is as cheap
 HEAP = 1 << 9  # the flag of classes made by a class statement
 _NOTHING = object()
@@ -214,6 +215,11 @@ class Seen:
                 self._look(value, depth - 1)
 
 
+def hooked() -> bool:
+    """Whether hooks are called for every module there is, whatever f holds."""
+    return bool(torch.nn.modules.module._has_any_global_hook())
+
+
 def _library(x: Any) -> bool:
     """Whether a class or function is of a library that nobody changes while f is used."""
     return (x.__module__ or "").partition(".")[0] in LIBRARIES
@@ -239,3 +245,19 @@ def _installed(x: types.ModuleType) -> bool:
     """Whether a module is Python's own or was installed with a package."""
     top = x.__name__.partition(".")[0]
     return top in sys.stdlib_module_names or "-packages" in (getattr(x, "__file__", None) or "")
+
+
+def identity(f: Any) -> tuple[Any, list[Any]]:
+    """A key that is the same for a function made anew with the same code over the same objects."""
+    if hasattr(f, "__self__") and hasattr(f, "__func__"):
+        return (id(f.__self__), f.__func__), [f.__self__]
+    if not isinstance(f, types.FunctionType) or f.__defaults__ or f.__kwdefaults__:
+        return id(f), [f]
+    try:
+        held = [cell.cell_contents for cell in f.__closure__ or ()]
+    except ValueError:
+        return id(f), [f]
+    if not all(isinstance(x, (Tensor, torch.nn.Module, types.FunctionType, *PLAIN)) for x in held):
+        return id(f), [f]
+    parts = tuple(x if isinstance(x, PLAIN) else id(x) for x in held)
+    return (f.__code__, parts), [f.__code__, *(x for x in held if not isinstance(x, PLAIN))]

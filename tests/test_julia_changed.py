@@ -153,6 +153,24 @@ def test_a_change_that_neither_the_start_nor_a_look_shows():
     compared(f, inner.w.weight)
 
 
+def test_hooks_of_all_modules():
+    f = AtRest()
+    compared(f, f.w.weight)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, out: out + 1)
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    try:
+        with pytest.raises(pyode.InputError, match="hooks of all modules"):
+            pyode.solve(f, y0, (0.0, 1.0), engine=NATIVE)
+        found = [
+            pyode.solve(f, y0, (0.0, 1.0), engine=engine).ys
+            for engine in ("torch", pyode.Julia(field="auto"))
+        ]
+    finally:
+        handle.remove()
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+    compared(f, f.w.weight)
+
+
 @pytest.mark.parametrize("engine", [NATIVE, CALLBACK], ids=repr)
 def test_what_is_closed_over_is_not_held(engine):
     net, made = nn.Linear(2, 4, dtype=F64), []

@@ -6,9 +6,10 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
+from ..._seen import PLAIN
+
 SKIPPED = frozenset(("_parameters", "_buffers", "_modules", "training"))
 
 
@@ -75,19 +76,3 @@ def _plain(value: Any, name: str, depth: int = 2) -> Iterator[tuple[str, Any]]:
             yield from _plain(item, f"{name}[{i!r}]", depth - 1)
     elif type(value).__module__ in ("itertools", "collections"):
         yield name, repr(value)[:200]  # a counter, a deque
-
-
-def identity(f: Any) -> tuple[Any, list[Any]]:
-    """A key that is the same for a function made anew with the same code over the same objects."""
-    if hasattr(f, "__self__") and hasattr(f, "__func__"):
-        return (id(f.__self__), f.__func__), [f.__self__]
-    if not isinstance(f, types.FunctionType) or f.__defaults__ or f.__kwdefaults__:
-        return id(f), [f]
-    try:
-        held = [cell.cell_contents for cell in f.__closure__ or ()]
-    except ValueError:
-        return id(f), [f]
-    if not all(isinstance(x, (Tensor, nn.Module, types.FunctionType, *PLAIN)) for x in held):
-        return id(f), [f]
-    parts = tuple(x if isinstance(x, PLAIN) else id(x) for x in held)
-    return (f.__code__, parts), [f.__code__, *(x for x in held if not isinstance(x, PLAIN))]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..._field import Field
-from ..._seen import Seen
+from ..._seen import Seen, hooked, identity
 from .. import runtime
 from ..callbacks import poll
-from .effects import Watch, identity
+from .effects import Watch
 from .ir import UnknownOperationError, surely
 from .program import ALIGN, Program, assemble
 from .trace import trace
@@ -237,6 +237,8 @@ def _unfit(plan: Plan) -> str:
         return "autocast is on"
     if plan.field.random:
         return "f draws random numbers"
+    if hooked():
+        return "hooks of all modules are registered"
     return ""
 
 

@@ -13,6 +13,7 @@ from ..._errors import CompileWarning
 from ..._field import Field
 from ..._norms import Norm
 from ..._params import upstream
+from ..._seen import hooked
 from ..._warned import warn
 from ..method import Method
 from . import capture
@@ -47,6 +48,8 @@ def bind(plan: Plan) -> Compiled:
         raise Uncompilable("f draws random numbers")
     if field.cast is not None:
         raise Uncompilable("autocast is on")
+    if hooked():
+        raise Uncompilable("hooks of all modules are registered")
     refuse_older()
     if field.captured is None:
         field.captured = capture.capture(field.f, layout, *_seen(field, plan.times.values[0]))
@@ -89,9 +92,9 @@ def recall(field: Field, start: float) -> Captured | None:
     layout = field.layout
     if layout.device.type != "cpu" or field.samples is not None:
         return None
-    if field.cast is not None:
+    if field.cast is not None or hooked():
         return None
-    return capture.recall(field.f, layout, *_seen(field, start))
+    return capture.recall(field.f, layout, lambda: _seen(field, start))
 
 
 def _seen(field: Field, start: float) -> tuple[Tensor, Tensor]:

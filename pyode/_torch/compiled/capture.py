@@ -24,6 +24,7 @@ from torch import Tensor
 from ..._state import Layout
 from .convolutions import split_convolutions
 from .inductor import Uncompilable, reason
+from .known import Memory
 from .products import share_products
 
 
@@ -61,28 +62,13 @@ class Tracer:
         self.hit: tuple[Graph, tuple[Any, ...]] | None = None
         self.why = ""
         self.proved = False  # one of its graphs was
+        self.memory = Memory()
         # a code object of its own: Dynamo counts the graphs of each
         code = _flat.__code__.replace(co_name=f"f_{id(self)}")
         flat = types.FunctionType(code, globals(), code.co_name)
-        self.call = torch.compile(flat, backend=self._backend, fullgraph=True, dynamic=False)
-
-    def _backend(self, module: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
-        graph = Graph(split_convolutions(share_products(copy.deepcopy(module))))
-        (out,) = (node for node in module.graph.nodes if node.op == "output")
-        if len(out.args[0]) != 1:
-            graph.why = "f stores tensors outside itself, which would be lost"
-        elif not all(isinstance(x, Tensor) for x in examples):
-            graph.why = "f depends on a number that is no tensor and no constant"
-
-        def run(*args: Any) -> Any:
-            self.hit = graph, args
-            if graph.why:
-                return module(*args)
-            if graph.result is None:
-                graph.result = tuple(x.detach() for x in module(*args))
-            return graph.result  # nobody looks at the values
-
-        return run
+        # what Dynamo keeps with that code must not keep it alive
+        backend = functools.partial(_backend, weakref.ref(self))
+        self.call = torch.compile(flat, backend=backend, fullgraph=True, dynamic=False)
 
     def __call__(self, f: Any, t: Tensor, y: Tensor) -> Captured:
         """The graph that f is now.
@@ -110,6 +96,30 @@ class Tracer:
         if graph.why:
             raise Uncompilable(graph.why)
         return _read(graph, args, t, y)
+
+
+def _backend(
+    ref: weakref.ref[Tracer], module: torch.fx.GraphModule, examples: list[Any]
+) -> Callable[..., Any]:
+    """Of Dynamo: a graph for the tracer that asked for it."""
+    graph = Graph(split_convolutions(share_products(copy.deepcopy(module))))
+    (out,) = (node for node in module.graph.nodes if node.op == "output")
+    if len(out.args[0]) != 1:
+        graph.why = "f stores tensors outside itself, which would be lost"
+    elif not all(isinstance(x, Tensor) for x in examples):
+        graph.why = "f depends on a number that is no tensor and no constant"
+
+    def run(*args: Any) -> Any:
+        tracer = ref()
+        if tracer is not None:  # as it is while it calls
+            tracer.hit = graph, args
+        if graph.why:
+            return module(*args)
+        if graph.result is None:
+            graph.result = tuple(x.detach() for x in module(*args))
+        return graph.result  # nobody looks at the values
+
+    return run
 
 
 def _flat(f: Any, layout: Layout, t: Tensor, vector: Tensor) -> Tensor:
@@ -152,18 +162,30 @@ def capture(f: Any, layout: Layout, t: Tensor, y: Tensor) -> Captured:
     return known[key](f, t, y)
 
 
-def recall(f: Any, layout: Layout, t: Tensor, y: Tensor) -> Captured | None:
-    """What `capture` gives, if that is a graph proved before; else None."""
+def recall(f: Any, layout: Layout, example: Callable[[], tuple[Tensor, Tensor]]) -> Captured | None:
+    """What `capture` gives, if that is a graph proved before; else None.
+
+    Args:
+        f: the right-hand side.
+        layout: of its state.
+        example: gives a time and a state as `capture` wants them.
+    """
     known, key = _tracers(f, layout)
     tracer = known.get(key)
     if tracer is None or tracer.why or not tracer.proved:
         return None
+    found = tracer.memory.recall(f)
+    if found is not None:
+        return Captured(*found)
     try:
-        found = tracer(f, t, y)
+        captured = tracer(f, *example())
     except Uncompilable:
         tracer.why = ""  # f may be wrong: that is for `solve` to say
         return None
-    return found if found.graph.proved else None
+    if not captured.graph.proved:
+        return None
+    tracer.memory.remember(f, captured.graph, captured.tensors)
+    return captured
 
 
 def prove(f: Any, layout: Layout, graph: Graph) -> None:

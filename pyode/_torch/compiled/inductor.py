@@ -41,10 +41,15 @@ def refuse_older() -> None:
     Raises:
         Uncompilable: torch is older than `OLDEST`.
     """
-    if torch.__version__ < OLDEST:  # compared as versions
+    if _older(torch.__version__):
         raise Uncompilable(
             f"this is torch {torch.__version__}; compiled steps need {OLDEST} or newer"
         )
+
+
+@functools.cache
+def _older(version: str) -> bool:
+    return version < OLDEST  # compared as versions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
